@@ -1,0 +1,202 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the whole configuration of one edge. A value that Load returned is complete and sound: every key has its
+// default, every listener is parsed, every name that is referred to exists. It is not changed afterwards, so it may be
+// read from any goroutine.
+//
+// The tags are the documentation: Keys, Template, the README table and the range checks are all made from them.
+//
+//	doc    what the key means
+//	unit   of a bare number (durations are always seconds)
+//	min    smallest legal value
+//	max    largest legal value
+//	safe   smallest value without `lab: yes`
+//	zero   what the value 0 (or the empty text) means; 0 is then legal whatever min and safe say
+//	one    the legal words
+//	apply  "restart" where a reload does not take the change over
+//	later  the key is known, but nothing in this version acts on it
+type Config struct {
+	Listen      []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
+	Advertise   string          `yaml:"advertise" doc:"Host or host:port that Via and Record-Route show instead of the listener's own address." zero:"the listener's own address"`
+	ServerID    string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
+	Log         Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
+	Pools       map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
+	Routes      []Route         `yaml:"routes" doc:"Which pool takes a request from outside; the first match wins. Needed only where there are several pools."`
+	Transaction Transaction     `yaml:"transaction" doc:"Timers of RFC 3261 section 17 and of the fail-over inside a transaction. New transactions take a change over."`
+	Limits      Limits          `yaml:"limits" doc:"Bounds of every table, queue and message."`
+	Lab         bool            `yaml:"lab" doc:"Permits values below the safe minima. For laboratories and tests only; start and check warn about it."`
+	Resolver    Resolver        `yaml:"resolver" doc:"DNS lookups of backend names and of requests that the PBX sends out (RFC 3263)." apply:"restart"`
+	Admin       Admin           `yaml:"admin" doc:"The administration socket." later:"yes"`
+}
+
+// Listener is one socket to receive on. In the file it is either the address alone or a map.
+type Listener struct {
+	Address     string `yaml:"address" doc:"proto:ip:port; proto is udp, tcp or tls, the address an IP literal, IPv6 in brackets." apply:"restart"`
+	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain of a tls listener." apply:"restart"`
+	Key         string `yaml:"key" doc:"PEM file with the private key of a tls listener." apply:"restart"`
+	Side        string `yaml:"side" doc:"inside: the listener faces the PBX. Empty: it serves both sides." one:"inside" zero:"both sides" apply:"restart"`
+	Advertise   string `yaml:"advertise" doc:"Host or host:port to show for this listener." zero:"the global advertise" apply:"restart"`
+
+	// Proto is the lower-case protocol of Address: udp, tcp or tls.
+	Proto string `yaml:"-"`
+	// Bind is the parsed IP address and port of Address.
+	Bind netip.AddrPort `yaml:"-"`
+}
+
+// Log says what is logged, how and where.
+type Log struct {
+	Format   string `yaml:"format" doc:"Shape of the lines." one:"kamailio|json" apply:"restart"`
+	Level    string `yaml:"level" doc:"Lowest level that is written. Requests and replies are notice; start, stop and reload lines are always written." one:"error|warning|notice|info|debug"`
+	Output   string `yaml:"output" doc:"stdout, stderr or a file path. A file is opened anew on SIGHUP." apply:"restart"`
+	Requests bool   `yaml:"requests" doc:"Write the lines of new and relayed requests."`
+	Replies  bool   `yaml:"replies" doc:"Write the lines of replies."`
+}
+
+// Pool is a group of backends that are interchangeable for the requests routed to it.
+type Pool struct {
+	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: by weight at random; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|priority"`
+	Probe           Probe     `yaml:"probe" doc:"How the health of the backends is found out."`
+	Backends        []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
+	InviteFailover  Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`
+	RequestFailover Duration  `yaml:"request_failover" doc:"The same for every other method." min:"0.01" safe:"0.5" max:"180" zero:"transaction.request_failover"`
+	FailoverCodes   []int     `yaml:"failover_codes" doc:"Answers that make the next backend be tried. 503 is always one of them." one:"500|502|503|504|580"`
+	SlowStart       Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
+	IdentityHeader  string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
+	TLS             PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
+}
+
+// Probe is the health check of a pool.
+type Probe struct {
+	Method    string   `yaml:"method" doc:"Method of the probe." one:"OPTIONS"`
+	Interval  Duration `yaml:"interval" doc:"Time between two probes of a backend." min:"0.01" safe:"1" max:"3600" zero:"no active probes"`
+	Timeout   Duration `yaml:"timeout" doc:"Time to wait for the answer to a probe." min:"0.01" safe:"0.5" max:"32"`
+	DownAfter int      `yaml:"down_after" doc:"Misses in a row until a backend is down." min:"1" max:"100"`
+	UpAfter   int      `yaml:"up_after" doc:"Answers in a row until a backend is up again." min:"1" max:"100"`
+	Passive   bool     `yaml:"passive" doc:"Learn from the outcome of real requests too."`
+}
+
+// Backend is one server of a pool.
+type Backend struct {
+	Name     string `yaml:"name" doc:"Name in logs and commands, unique in its pool." zero:"host:port of the address"`
+	Address  string `yaml:"address" doc:"SIP URI, for example sip:10.0.0.10:5060;transport=udp. Names are resolved by RFC 3263 and again when their TTL ends."`
+	Weight   int    `yaml:"weight" doc:"Share of the traffic relative to the other backends." min:"1" max:"1000"`
+	Priority int    `yaml:"priority" doc:"For policy priority: lower numbers are tried first." min:"0" max:"1000"`
+	MaxCPS   int    `yaml:"max_cps" doc:"New calls and other new transactions outside a call per second." min:"1" max:"1000000" zero:"no limit"`
+	MaxCalls int    `yaml:"max_calls" doc:"Calls at the same time." zero:"no limit" later:"yes"`
+	State    string `yaml:"state" doc:"drain: only what already belongs to it; disabled: nothing at all." one:"up|drain|disabled"`
+}
+
+// PoolTLS is how connections to the backends of a pool are verified.
+type PoolTLS struct {
+	CA         string `yaml:"ca" doc:"PEM file with the certificates to trust." zero:"the system's"`
+	Insecure   bool   `yaml:"insecure" doc:"Do not verify the backend's certificate."`
+	ServerName string `yaml:"server_name" doc:"Name to ask for and to verify." zero:"the host of the backend's address"`
+}
+
+// Route sends the requests that match to a pool.
+type Route struct {
+	Match  Match  `yaml:"match" doc:"All keys that are set must match; an empty match takes everything."`
+	Pool   string `yaml:"pool" doc:"Name of the pool."`
+	MaxCPS int    `yaml:"max_cps" doc:"New calls and other new transactions outside a call per second through this route." min:"1" max:"1000000" zero:"no limit"`
+}
+
+// Match is the condition of a route.
+type Match struct {
+	Method     []string       `yaml:"method" doc:"Any of these methods."`
+	RURIPrefix string         `yaml:"ruri_prefix" doc:"The Request-URI begins with this text."`
+	FromDomain string         `yaml:"from_domain" doc:"The host of the From URI, letter case ignored."`
+	Source     []netip.Prefix `yaml:"source" doc:"The request came from any of these addresses or networks (CIDR)."`
+}
+
+// Transaction holds the timers of RFC 3261 section 17 and of fail-over.
+type Transaction struct {
+	T1              Duration `yaml:"t1" doc:"Estimate of the round-trip time; first retransmission interval over UDP." min:"0.001" safe:"0.1" max:"10"`
+	T2              Duration `yaml:"t2" doc:"Longest retransmission interval of non-INVITE requests and INVITE responses." min:"0.001" safe:"1" max:"60"`
+	T4              Duration `yaml:"t4" doc:"Longest time a message stays in the network." min:"0.001" safe:"1" max:"60"`
+	TimerB          Duration `yaml:"timer_b" doc:"Time-out of a transaction without any final response (timers B, F and H); 64*T1 by RFC 3261." min:"0.001" safe:"4" max:"180"`
+	TimerC          Duration `yaml:"timer_c" doc:"Longest time a call may ring without a new provisional response; RFC 3261 16.6 asks for 180 s or more." min:"0.001" safe:"180" max:"3600"`
+	InviteFailover  Duration `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.001" safe:"0.5" max:"180"`
+	RequestFailover Duration `yaml:"request_failover" doc:"The same for every other method." min:"0.001" safe:"0.5" max:"180"`
+}
+
+// Limits are the bounds of tables, queues, messages and connections.
+type Limits struct {
+	MaxTransactions         int      `yaml:"max_transactions" doc:"Transactions at the same time; above it new requests get 503." min:"100" max:"10000000" apply:"restart"`
+	MaxDialogs              int      `yaml:"max_dialogs" doc:"Calls at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
+	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
+	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
+	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
+	MaxMessage              int      `yaml:"max_message" doc:"Longest message on a stream; a longer one gets 413 and the connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
+	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake." min:"0.01" safe:"1" max:"120" apply:"restart"`
+	MessageTimeout          Duration `yaml:"message_timeout" doc:"Time from the first byte of a message on a stream to its last." min:"0.01" safe:"1" max:"300" apply:"restart"`
+	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
+	WriteTimeout            Duration `yaml:"write_timeout" doc:"A connection whose peer takes nothing for this time is closed." min:"0.01" safe:"1" max:"300" apply:"restart"`
+	WriteQueue              int      `yaml:"write_queue" doc:"What may wait to be written to one connection; above it the connection is closed." unit:"bytes" min:"65536" max:"67108864" apply:"restart"`
+	ReceiveBuffer           int      `yaml:"receive_buffer" doc:"Kernel receive buffer of each UDP socket (SO_RCVBUF)." unit:"bytes" min:"65536" max:"1073741824" apply:"restart"`
+	QueueDelay              Duration `yaml:"queue_delay" doc:"Time in the kernel's queue above which new REGISTER and OPTIONS, later new INVITEs, are refused with 503." min:"0.001" safe:"0.02" max:"10" zero:"no self-protection"`
+	Emergency               []string `yaml:"emergency" doc:"Request-URI users and urn:service names whose calls no limit refuses."`
+}
+
+// Resolver is how names are looked up.
+type Resolver struct {
+	Servers     []string `yaml:"servers" doc:"Name servers, ip or ip:port." zero:"those of /etc/resolv.conf" apply:"restart"`
+	HostsFile   string   `yaml:"hosts_file" doc:"File with fixed addresses, looked at before DNS." zero:"none" apply:"restart"`
+	Timeout     Duration `yaml:"timeout" doc:"Time for one query to one server." min:"0.01" safe:"0.1" max:"30" apply:"restart"`
+	MinTTL      Duration `yaml:"min_ttl" doc:"Shortest time an answer is kept." min:"0.01" safe:"1" max:"3600" apply:"restart"`
+	MaxTTL      Duration `yaml:"max_ttl" doc:"Longest time an answer is kept." min:"0.01" safe:"1" max:"86400" apply:"restart"`
+	NegativeTTL Duration `yaml:"negative_ttl" doc:"Time a failed lookup is kept." min:"0.01" safe:"1" max:"3600" apply:"restart"`
+	CacheSize   int      `yaml:"cache_size" doc:"Answers kept." min:"16" max:"1000000" apply:"restart"`
+	MaxPending  int      `yaml:"max_pending" doc:"Lookups under way at the same time; above it a request gets 503." min:"1" max:"100000" apply:"restart"`
+}
+
+// Admin is the administration socket.
+type Admin struct {
+	Socket string `yaml:"socket" doc:"Path of the socket." later:"yes"`
+}
+
+const second = Duration(time.Second)
+
+// Default returns the configuration that an empty file means. It has no pool, so it is not sound by itself.
+func Default() *Config {
+	return &Config{
+		Listen: []Listener{
+			{Address: "udp:0.0.0.0:5060", Proto: "udp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
+			{Address: "tcp:0.0.0.0:5060", Proto: "tcp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
+		},
+		Log: Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
+		Transaction: Transaction{
+			// RFC 3261 table 4, and fail-over times of our own.
+			T1: second / 2, T2: 4 * second, T4: 5 * second, TimerB: 32 * second, TimerC: 180 * second,
+			InviteFailover: 2 * second, RequestFailover: 4 * second,
+		},
+		Limits: Limits{
+			MaxTransactions: 200000, MaxDialogs: 200000, MaxBindings: 200000,
+			MaxConnections: 10000, MaxConnectionsPerSource: 256, MaxMessage: 65535,
+			HandshakeTimeout: 10 * second, MessageTimeout: 15 * second, IdleTimeout: 3900 * second, WriteTimeout: 10 * second,
+			WriteQueue: 1 << 20, ReceiveBuffer: 8 << 20, QueueDelay: second / 5, Emergency: []string{"sos"},
+		},
+		Resolver: Resolver{
+			HostsFile: "/etc/hosts", Timeout: 2 * second, MinTTL: 5 * second, MaxTTL: 3600 * second, NegativeTTL: 10 * second,
+			CacheSize: 4096, MaxPending: 256,
+		},
+		Admin: Admin{Socket: "/run/sipward/admin.sock"},
+	}
+}
+
+// DefaultPool returns the pool that an empty map under `pools:` means; it has no backend yet.
+func DefaultPool() Pool {
+	return Pool{
+		Policy:        "hash",
+		Probe:         Probe{Method: "OPTIONS", Interval: 10 * second, Timeout: 3 * second, DownAfter: 2, UpAfter: 2, Passive: true},
+		FailoverCodes: []int{503},
+		SlowStart:     30 * second,
+	}
+}
+
+// DefaultBackend returns the backend that an address alone means.
+func DefaultBackend() Backend { return Backend{Weight: 1, State: "up"} }

@@ -1,0 +1,102 @@
+package wire
+
+import "bytes"
+
+// addrParts are the parts of a name-addr or addr-spec with its header
+// parameters, as offsets: RFC 3261 20.10 (without angle brackets, parameters
+// belong to the header), 25.1.
+type addrParts struct {
+	display, dEnd int
+	uri, uEnd     int
+	params        int // of the first ';', or the end of the value
+}
+
+// splitAddr finds the parts of the value [start, end).
+func splitAddr(b []byte, start, end int) (a addrParts, ok bool) {
+	start, end = trimLWS(b, start, end)
+	i := start
+	if i < end && b[i] == '"' {
+		if i = quoted(b, i, end); i < 0 {
+			return a, false
+		}
+	}
+	v := b[i:end]
+	semi := bytes.IndexByte(v, ';')
+	if semi < 0 {
+		semi = len(v)
+	}
+	lt := bytes.IndexByte(v[:semi], '<')
+	if lt < 0 {
+		a.uri, a.uEnd = trimLWS(b, i, i+semi)
+		a.params = i + semi
+		return a, i == start && a.uri < a.uEnd
+	}
+	gt := bytes.IndexByte(v[lt:], '>')
+	if gt < 0 {
+		return a, false
+	}
+	a.display, a.dEnd = trimLWS(b, start, i+lt)
+	a.uri, a.uEnd = trimLWS(b, i+lt+1, i+lt+gt)
+	a.params = skipLWS(b, i+lt+gt+1, end)
+	return a, a.uri < a.uEnd && (a.params == end || b[a.params] == ';')
+}
+
+// addr reads a From or To value. A tag that is there twice has two readings
+// and is refused (RFC 3261 7.3.1).
+func (m *Msg) addr(v Span) (Addr, bool) {
+	addr := Addr{Value: v}
+	end := int(v.End)
+	a, ok := splitAddr(m.Buf, int(v.Start), end)
+	if !ok {
+		return addr, false
+	}
+	addr.URI = span(a.uri, a.uEnd)
+	if a.display < a.dEnd {
+		addr.Display = span(a.display, a.dEnd)
+	}
+	for i := a.params; i < end; {
+		p, ok := nextParam(m.Buf, i, end)
+		if !ok {
+			return addr, false
+		}
+		if p.nEnd-p.name == 3 && equalFold(m.Buf[p.name:p.nEnd], "tag") && !once(&addr.Tag, p) {
+			return addr, false
+		}
+		i = p.end
+	}
+	return addr, true
+}
+
+// NameAddrURI splits one value of Route, Record-Route, Path, Contact, From or
+// To: the URI without angle brackets, and the header's parameters, which start
+// with ';' or are empty.
+func NameAddrURI(b []byte) (uri, params []byte, ok bool) {
+	a, ok := splitAddr(b, 0, len(b))
+	if !ok {
+		return nil, nil, false
+	}
+	_, end := trimLWS(b, 0, len(b))
+	return b[a.uri:a.uEnd:a.uEnd], b[a.params:end:end], true
+}
+
+// balanced tells whether every quoted string and every angle bracket of a
+// list is closed.
+func balanced(b []byte) bool {
+	if bytes.IndexByte(b, '"') < 0 {
+		lt := bytes.IndexByte(b, '<')
+		if lt < 0 {
+			return true
+		}
+		if bytes.IndexByte(b[lt+1:], '<') < 0 {
+			return bytes.IndexByte(b[lt:], '>') > 0
+		}
+	}
+	for i := 0; i < len(b); {
+		end, closed := valueEnd(b, i, len(b))
+		if !closed {
+			return false
+		}
+		i = end + 1
+	}
+	return true
+}

@@ -1,0 +1,392 @@
+package wire
+
+import "bytes"
+
+var crlf = []byte("\r\n")
+
+// Scan reads one message from buf and keeps buf. Bytes after the end that
+// Content-Length gives are left out of m.Buf (RFC 3261 18.3 for datagrams; a
+// Framer has cut a stream before). Stream says that Content-Length is
+// mandatory.
+//
+// Scan goes on after a fault as far as that makes sense, so that a reply can
+// be built when [Msg.Replyable] says so; the first fault is returned.
+func (m *Msg) Scan(buf []byte, stream bool) Fault {
+	m.reset()
+	if len(buf) > MaxSize {
+		return m.fail(FaultTooLarge)
+	}
+	for len(buf) > 1 && buf[0] == '\r' && buf[1] == '\n' {
+		buf = buf[2:] // RFC 3261 7.5
+	}
+	m.Buf = buf
+	if !m.scanStartLine() {
+		return m.fault
+	}
+	end := m.scanHeaders()
+	m.readSingletons()
+	m.checkLists()
+	m.readContentLength(stream)
+	m.cutBody(end)
+	return m.fault
+}
+
+func (m *Msg) reset() {
+	*m = Msg{Headers: m.Headers[:0], MaxForwards: None, ContentLength: None, lastVia: -1}
+}
+
+// fail notes the first fault.
+func (m *Msg) fail(f Fault) Fault {
+	if m.fault == NoFault {
+		m.fault = f
+	}
+	return m.fault
+}
+
+// lineEnd is the index of the LF of the CRLF that ends the line at pos, and
+// whether a CR or LF stood alone before it; -1 when there is no CRLF.
+func lineEnd(b []byte, pos int) (lf int, clean bool) {
+	clean = true
+	for i := pos; ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return -1, clean
+		}
+		if i += n; i > pos && b[i-1] == '\r' {
+			return i, clean
+		}
+		clean = false
+		i++
+	}
+}
+
+// scanStartLine reads the first line; false when this is not SIP at all.
+func (m *Msg) scanStartLine() bool {
+	lf, clean := lineEnd(m.Buf, 0)
+	if lf < 0 {
+		m.fail(FaultNotSIP)
+		return false
+	}
+	m.start = lf + 1
+	line := m.Buf[:lf-1]
+	known := false
+	if len(line) >= 4 && equalFold(line[:4], "SIP/") {
+		known = m.statusLine(line)
+	} else {
+		known = m.requestLine(line)
+	}
+	if !known {
+		m.fail(FaultNotSIP)
+		return false
+	}
+	if !clean || bytes.IndexByte(line, '\r') >= 0 {
+		m.fail(FaultLineBreak)
+	}
+	return true
+}
+
+// requestLine: Method SP Request-URI SP SIP-Version (RFC 3261 7.1).
+func (m *Msg) requestLine(line []byte) bool {
+	m.request = true
+	_, end := trimLWS(line, 0, len(line))
+	sp := bytes.IndexByte(line, ' ')
+	last := bytes.LastIndexByte(line[:end], ' ')
+	if sp < 0 || !isToken(line[:sp]) || end-last-1 < 4 || !equalFold(line[last+1:last+5], "SIP/") {
+		return false
+	}
+	m.MethodName, m.Version = span(0, sp), span(last+1, end)
+	m.Method = MethodOf(line[:sp])
+	if sp < last {
+		m.RURI = span(sp+1, last)
+	}
+	m.checkVersion()
+	if end != len(line) {
+		m.fail(FaultStartLine)
+	}
+	m.checkRequestURI()
+	return true
+}
+
+func (m *Msg) checkVersion() {
+	if !equalFold(m.Bytes(m.Version), "SIP/2.0") {
+		m.fail(FaultVersion)
+	}
+}
+
+// checkRequestURI refuses what no URI may hold; a proxy has no business with
+// the rest of it until it routes by it.
+func (m *Msg) checkRequestURI() {
+	uri := m.Bytes(m.RURI)
+	if len(uri) == 0 {
+		m.fail(FaultRequestURI)
+	}
+	for _, c := range uri {
+		if class[c]&uriBreak != 0 {
+			m.fail(FaultRequestURI)
+			return
+		}
+	}
+}
+
+// statusLine: SIP-Version SP Status-Code SP Reason-Phrase (RFC 3261 7.2).
+func (m *Msg) statusLine(line []byte) bool {
+	sp := bytes.IndexByte(line, ' ')
+	if sp < 0 {
+		return false
+	}
+	m.Version = span(0, sp)
+	m.checkVersion()
+	code, rest := line[sp+1:], len(line)
+	if i := bytes.IndexByte(code, ' '); i >= 0 {
+		code, rest = code[:i], sp+1+i+1
+	}
+	m.ReasonPhrase = span(rest, len(line))
+	n, ok := number(code, 699)
+	if !ok || n < 100 || len(code) != 3 {
+		m.fail(FaultStatus)
+		n = 0
+	}
+	m.Status = int(n)
+	return true
+}
+
+// scanHeaders reads all header lines and returns where the body starts.
+func (m *Msg) scanHeaders() int {
+	b, pos := m.Buf, m.start
+	lines := 0
+	for pos < len(b) {
+		lf, clean := lineEnd(b, pos)
+		if lf == pos+1 {
+			m.checkCRs(pos, lines)
+			return lf + 1
+		}
+		// RFC 3261 7.3.1: a line that starts with white space continues the last one.
+		for lf >= 0 && lf+1 < len(b) && (b[lf+1] == ' ' || b[lf+1] == '\t') {
+			var c bool
+			lines++
+			lf, c = lineEnd(b, lf+1)
+			clean = clean && c
+		}
+		if !clean {
+			m.fail(FaultLineBreak)
+		}
+		if lf < 0 {
+			break
+		}
+		lines++
+		m.addHeader(pos, lf+1)
+		pos = lf + 1
+	}
+	m.fail(FaultLineBreak)
+	return len(b)
+}
+
+// checkCRs compares the number of CRs of the header lines, which end at end,
+// with the number of CRLFs that were seen.
+func (m *Msg) checkCRs(end, lines int) {
+	if bytes.Count(m.Buf[m.start:end], crlf[:1]) != lines {
+		m.fail(FaultLineBreak)
+	}
+}
+
+// addHeader reads the line [start, end), CRLF included.
+func (m *Msg) addHeader(start, end int) {
+	b := m.Buf
+	n := bytes.IndexByte(b[start:end], ':')
+	if n < 0 {
+		m.fail(FaultHeaderName)
+		return
+	}
+	colon := start + n
+	nameEnd := colon
+	for nameEnd > start && (b[nameEnd-1] == ' ' || b[nameEnd-1] == '\t') {
+		nameEnd-- // HCOLON = *( SP / HTAB ) ":" SWS
+	}
+	k := KindOf(b[start:nameEnd])
+	if k == KindOther && !isToken(b[start:nameEnd]) {
+		m.fail(FaultHeaderName)
+		return
+	}
+	if len(m.Headers) == MaxHeaders {
+		m.fail(FaultTooManyHeaders)
+		return
+	}
+	i := len(m.Headers)
+	vs, ve := trimLWS(b, colon+1, end)
+	m.Headers = append(m.Headers, Header{k, span(start, end), span(start, nameEnd), span(vs, ve)})
+	m.noteKind(k, i)
+}
+
+// noteKind keeps the first of each kind and finds repeated singletons.
+func (m *Msg) noteKind(k Kind, i int) {
+	if k == KindVia {
+		m.Vias++
+		m.lastVia = i
+	}
+	if m.first[k] == 0 {
+		m.first[k] = uint16(i) + 1
+		return
+	}
+	switch k {
+	case KindFrom:
+		m.fail(FaultRepeatedFrom)
+	case KindTo:
+		m.fail(FaultRepeatedTo)
+	case KindCallID:
+		m.fail(FaultRepeatedCallID)
+	case KindCSeq:
+		m.fail(FaultRepeatedCSeq)
+	case KindMaxForwards:
+		m.fail(FaultRepeatedForwards)
+	}
+}
+
+// header is the value of the first header of kind k.
+func (m *Msg) header(k Kind) (Span, bool) {
+	i := m.First(k)
+	if i < 0 {
+		return Span{}, false
+	}
+	return m.Headers[i].Value, true
+}
+
+// readSingletons reads the headers that RFC 3261 8.1.1 makes mandatory, and
+// Max-Forwards, whose absence is tolerated (16.3 step 3).
+func (m *Msg) readSingletons() {
+	m.readVia()
+	m.readFromTo()
+	m.readCallID()
+	m.readCSeq()
+	if v, ok := m.header(KindMaxForwards); ok {
+		m.MaxForwardsValue = v
+		n, ok := number(m.Bytes(v), 1<<31-1)
+		m.MaxForwards = int(n)
+		if !ok {
+			m.MaxForwards = Bad
+		}
+	}
+}
+
+func (m *Msg) readVia() {
+	if m.Vias == 0 {
+		m.fail(FaultMissingVia)
+		return
+	}
+	it := m.Values(KindVia)
+	v, ok := it.Next()
+	if ok {
+		m.TopVia, ok = ParseVia(m, v.Span, v.Header)
+	}
+	if !ok {
+		m.fail(FaultVia)
+	}
+}
+
+func (m *Msg) readFromTo() {
+	if v, ok := m.header(KindFrom); !ok {
+		m.fail(FaultMissingFrom)
+	} else if m.From, ok = m.addr(v); !ok {
+		m.fail(FaultFrom)
+	}
+	if v, ok := m.header(KindTo); !ok {
+		m.fail(FaultMissingTo)
+	} else if m.To, ok = m.addr(v); !ok {
+		m.fail(FaultTo)
+	}
+}
+
+// readCallID takes any word but white space: a Call-ID is compared, never
+// understood (RFC 3261 8.1.1.4).
+func (m *Msg) readCallID() {
+	v, ok := m.header(KindCallID)
+	if !ok {
+		m.fail(FaultMissingCallID)
+		return
+	}
+	m.CallID = v
+	b := m.Bytes(v)
+	if len(b) == 0 || bytes.IndexByte(b, ' ') >= 0 || bytes.IndexByte(b, '\t') >= 0 {
+		m.fail(FaultCallID)
+	}
+}
+
+// readCSeq: 1*DIGIT LWS Method, the number below 2^31 (RFC 3261 8.1.1.5).
+func (m *Msg) readCSeq() {
+	v, ok := m.header(KindCSeq)
+	if !ok {
+		m.fail(FaultMissingCSeq)
+		return
+	}
+	start, end := int(v.Start), int(v.End)
+	i := start
+	for i < end && isDigit(m.Buf[i]) {
+		i++
+	}
+	n, ok := number(m.Buf[start:i], 1<<31-1)
+	name := skipLWS(m.Buf, i, end)
+	if !ok || name == i || !isToken(m.Buf[name:end]) {
+		m.fail(FaultCSeq)
+		return
+	}
+	m.CSeq, m.CSeqMethod = n, span(name, end)
+	m.CSeqMethodID = MethodOf(m.Buf[name:end])
+	if m.request && !bytes.Equal(m.Buf[name:end], m.Bytes(m.MethodName)) {
+		m.fail(FaultCSeqMethod)
+	}
+}
+
+// checkLists refuses address lists in which a quote or bracket stays open:
+// no two implementations agree where the next value starts.
+func (m *Msg) checkLists() {
+	for i := range m.Headers {
+		switch h := &m.Headers[i]; h.Kind {
+		case KindVia, KindRoute, KindRecordRoute, KindContact, KindPath:
+			if !balanced(m.Bytes(h.Value)) {
+				m.fail(FaultQuoting)
+			}
+		}
+	}
+}
+
+// readContentLength looks at every Content-Length: they must agree
+// (RFC 4475 3.3.9), and a number we cannot hold is not one.
+func (m *Msg) readContentLength(stream bool) {
+	first := m.First(KindContentLength)
+	if first < 0 {
+		if stream {
+			m.fail(FaultMissingLength)
+		}
+		return
+	}
+	for i := first; i < len(m.Headers); i++ {
+		h := &m.Headers[i]
+		if h.Kind != KindContentLength {
+			continue
+		}
+		n, ok := number(m.Bytes(h.Value), 1<<31-1)
+		switch {
+		case !ok:
+			m.ContentLength = Bad
+			m.fail(FaultContentLength)
+			return
+		case m.ContentLength != None && m.ContentLength != int(n):
+			m.ContentLength = Bad
+			m.fail(FaultRepeatedLength)
+			return
+		}
+		m.ContentLength = int(n)
+	}
+}
+
+// cutBody ends the message where Content-Length says (RFC 3261 18.3).
+func (m *Msg) cutBody(body int) {
+	end := len(m.Buf)
+	switch {
+	case m.ContentLength > end-body:
+		m.fail(FaultBody)
+	case m.ContentLength >= 0:
+		end = body + m.ContentLength
+	}
+	m.Buf = m.Buf[:end:end]
+	m.Body = span(body, end)
+}

@@ -1,0 +1,192 @@
+package wire
+
+// Via is one value of the Via list (RFC 3261 20.42). Spans of parameters are
+// their values without white space.
+type Via struct {
+	Header int  // index into Msg.Headers
+	Value  Span // the whole value
+
+	Proto Span // the transport as written: "UDP"
+	Host  Span // IPv6 with its brackets
+	Port  Span // absent without port
+	// PortNum is Port as a number, 0 without port.
+	PortNum uint16
+
+	Params   Span // from the first ';' to the end of the value
+	Branch   Span
+	Received Span
+	MAddr    Span
+	RPort    Span // absent when rport has no '='
+	HasRPort bool // with or without value
+
+	RPortName     Span // the name of the rport parameter, an empty one is filled after it
+	ReceivedParam Span // the whole ";received=...", for removal
+}
+
+// ParseVia reads the Via value v of header line index header. When it reports
+// false, the fields read so far are set. A value is refused without host,
+// with a port outside 1..65535, with parameters whose name is no token, and
+// when branch, received, rport or maddr is repeated (RFC 3261 7.3.1).
+func ParseVia(m *Msg, v Span, header int) (Via, bool) {
+	if int(v.End) > len(m.Buf) {
+		return Via{}, false
+	}
+	p := viaParser{b: m.Buf, i: int(v.Start), end: int(v.End)}
+	p.via.Header, p.via.Value = header, v
+	ok := p.protocol() && p.sentBy() && p.params()
+	return p.via, ok
+}
+
+type viaParser struct {
+	b      []byte
+	i, end int
+	via    Via
+}
+
+// protocol: protocol-name SLASH protocol-version SLASH transport LWS. Name
+// and version are not looked at: a Via is copied, not judged.
+func (p *viaParser) protocol() bool {
+	if !p.token() || !p.char('/') || !p.token() || !p.char('/') {
+		return false
+	}
+	start := p.i
+	if !p.token() {
+		return false
+	}
+	p.via.Proto = span(start, p.i)
+	start = p.i
+	p.i = skipLWS(p.b, p.i, p.end)
+	return p.i > start
+}
+
+// token steps over a token.
+func (p *viaParser) token() bool {
+	start := p.i
+	for p.i < p.end && class[p.b[p.i]]&tokenChar != 0 {
+		p.i++
+	}
+	return p.i > start
+}
+
+// char steps over c with white space around it.
+func (p *viaParser) char(c byte) bool {
+	i := skipLWS(p.b, p.i, p.end)
+	if i >= p.end || p.b[i] != c {
+		return false
+	}
+	p.i = skipLWS(p.b, i+1, p.end)
+	return true
+}
+
+// sentBy: host [ COLON port ].
+func (p *viaParser) sentBy() bool {
+	start := p.i
+	p.i = hostEnd(p.b, p.i, p.end)
+	if p.i < 0 {
+		p.i = start
+		return false
+	}
+	p.via.Host = span(start, p.i)
+	if !p.char(':') {
+		p.i = skipLWS(p.b, p.i, p.end)
+		return true
+	}
+	start = p.i
+	for p.i < p.end && isDigit(p.b[p.i]) {
+		p.i++
+	}
+	p.via.Port = span(start, p.i)
+	n, ok := number(p.b[start:p.i], 65535)
+	p.via.PortNum = uint16(n)
+	p.i = skipLWS(p.b, p.i, p.end)
+	return ok && n > 0
+}
+
+// params: *( SEMI via-params ) up to the end of the value.
+func (p *viaParser) params() bool {
+	if p.i == p.end {
+		return true
+	}
+	p.via.Params = span(p.i, p.end)
+	for p.i < p.end {
+		a, ok := nextParam(p.b, p.i, p.end)
+		if !ok || !isToken(p.b[a.name:a.nEnd]) || !p.keep(a) {
+			return false
+		}
+		p.i = a.end
+	}
+	return true
+}
+
+// keep notes a parameter that matters; false when it is there already.
+func (p *viaParser) keep(a param) bool {
+	v, name := &p.via, p.b[a.name:a.nEnd]
+	switch name[0] | 0x20 {
+	case 'b':
+		if equalFold(name, "branch") {
+			return once(&v.Branch, a)
+		}
+	case 'm':
+		if equalFold(name, "maddr") {
+			return once(&v.MAddr, a)
+		}
+	case 'r':
+		if equalFold(name, "received") {
+			ok := v.ReceivedParam.Absent()
+			v.ReceivedParam, v.Received = span(a.start, a.end), a.value()
+			return ok
+		}
+		if equalFold(name, "rport") {
+			ok := !v.HasRPort
+			v.HasRPort, v.RPortName, v.RPort = true, span(a.name, a.nEnd), a.value()
+			return ok
+		}
+	}
+	return true
+}
+
+// once stores the value of a parameter that may appear once; without a value
+// it is as good as not there.
+func once(s *Span, a param) bool {
+	if !s.Absent() {
+		return false
+	}
+	*s = a.value()
+	return true
+}
+
+// hostEnd is the index after the host at i, -1 when there is none. Brackets
+// enclose an IPv6 reference, whose inside is checked for its characters only.
+func hostEnd(b []byte, i, end int) int {
+	start := i
+	if i < end && b[i] == '[' {
+		for i++; i < end && isIPv6Char(b[i]); i++ {
+		}
+		if i >= end || b[i] != ']' || i == start+1 {
+			return -1
+		}
+		return i + 1
+	}
+	for i < end && class[b[i]]&hostChar != 0 {
+		i++
+	}
+	if i == start {
+		return -1
+	}
+	return i
+}
+
+func isIPv6Char(c byte) bool {
+	return isDigit(c) || (c|0x20)-'a' < 6 || c == ':' || c == '.'
+}
+
+// NextVia is the Via value after prev, on the same line or the next Via line.
+// False at the end and when that value is unreadable.
+func (m *Msg) NextVia(prev Via) (Via, bool) {
+	it := ValueIter{m: m, kind: KindVia, header: prev.Header, pos: int(prev.Value.End)}
+	v, ok := it.Next()
+	if !ok {
+		return Via{}, false
+	}
+	return ParseVia(m, v.Span, v.Header)
+}

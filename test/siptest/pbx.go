@@ -1,0 +1,256 @@
+package siptest
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/emiago/sipgo"
+	"github.com/emiago/sipgo/sip"
+	"github.com/icholy/digest"
+)
+
+// PBXOptions says what a node is like. The zero value answers every call at once on
+// UDP and TCP and takes every registration without a challenge.
+type PBXOptions struct {
+	Name     string            // Server header; default "pbx"
+	Address  netip.AddrPort    // default 127.0.0.1 with a free port, the same for UDP and TCP
+	TLS      *tls.Config       // listens on TLS too, on a port of its own, and trusts its RootCAs when it calls
+	Ringing  time.Duration     // from the INVITE to 180
+	Answer   time.Duration     // from 180 to 200
+	Realm    string            // of the digest challenge; default the name
+	Accounts map[string]string // user to password; empty: no challenge
+}
+
+// PBX is a small PBX node. Its methods may be called from any goroutine.
+type PBX struct {
+	*agent
+	realm    string
+	accounts map[string]string
+	secret   []byte
+	bindings map[string][]string // AoR to Contact values, guarded by agent.mu
+}
+
+// NewPBX starts a node.
+func NewPBX(o PBXOptions) (*PBX, error) {
+	if o.Name == "" {
+		o.Name = "pbx"
+	}
+	if o.Realm == "" {
+		o.Realm = o.Name
+	}
+	if !o.Address.IsValid() {
+		o.Address = netip.AddrPortFrom(Loopback, 0)
+	}
+	networks := []string{"udp", "tcp"}
+	if o.TLS != nil {
+		networks = append(networks, "tls")
+	}
+	p := &PBX{
+		agent: newAgent(o.Name, "pbx", networks, o.TLS),
+		realm: o.Realm, accounts: o.Accounts, secret: make([]byte, 16), bindings: make(map[string][]string),
+	}
+	if _, err := rand.Read(p.secret); err != nil {
+		return nil, err
+	}
+	p.ringing, p.answer = o.Ringing, o.Answer
+	if err := p.start(o.Address, netip.AddrPortFrom(o.Address.Addr(), 0), p.handlers); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *PBX) handlers(s *sipgo.Server) { s.OnRegister(p.registers) }
+
+// Addr is the address of UDP and TCP.
+func (p *PBX) Addr() netip.AddrPort { return p.address("udp") }
+
+// URI is the node's address as a pool has it; network is udp, tcp or tls.
+func (p *PBX) URI(network string) string { return URI("", p.address(network), network) }
+
+// Script fixes the answers to a method: one code after the other, the last one for ever.
+// 0 stands for no answer at all. No codes take the script away.
+func (p *PBX) Script(method string, codes ...int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.script[method] = append([]int(nil), codes...)
+}
+
+// Delay changes the times from INVITE to 180 and from 180 to 200, for calls that come later.
+func (p *PBX) Delay(ringing, answer time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ringing, p.answer = ringing, answer
+}
+
+// Silence keeps the sockets open and throws away what arrives.
+func (p *PBX) Silence() { p.silent.Store(true) }
+
+// Resume ends a silence.
+func (p *PBX) Resume() { p.silent.Store(false) }
+
+// Stop closes the sockets; counters stay. It is idempotent.
+func (p *PBX) Stop() error { return p.stop() }
+
+// Start opens the sockets again at the same addresses after a Stop.
+func (p *PBX) Start() error {
+	p.mu.Lock()
+	at, atTLS := p.at, p.atTLS
+	p.mu.Unlock()
+	return p.start(at, atTLS, p.handlers)
+}
+
+// Count is the number of requests of a method, retransmissions absorbed by transactions not counted.
+func (p *PBX) Count(method string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts[method]
+}
+
+// CallIDs are the Call-IDs seen, in the order of their first request; those of OPTIONS left out.
+func (p *PBX) CallIDs() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.callIDs...)
+}
+
+// Saw tells whether a request with that Call-ID came.
+func (p *PBX) Saw(callID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen[callID]
+}
+
+// Calls is the number of calls that are up.
+func (p *PBX) Calls() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.dialogs)
+}
+
+// Bindings are the Contact values registered for an address-of-record.
+func (p *PBX) Bindings(aor string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.bindings[aor]...)
+}
+
+// WaitCount waits until n requests of a method have come.
+func (p *PBX) WaitCount(ctx context.Context, method string, n int) error {
+	return p.waitFor(ctx, func() bool { return p.counts[method] >= n })
+}
+
+// WaitCalls waits until exactly n calls are up.
+func (p *PBX) WaitCalls(ctx context.Context, n int) error {
+	return p.waitFor(ctx, func() bool { return len(p.dialogs) == n })
+}
+
+// Request sends a request inside a call that the node has answered, BYE for instance,
+// and returns the code of its final answer.
+func (p *PBX) Request(ctx context.Context, callID, method string) (int, error) {
+	d := p.dialog(callID)
+	if d == nil {
+		return 0, fmt.Errorf("no call %q", callID)
+	}
+	code, err := p.request(ctx, d, method)
+	if method == "BYE" && err == nil {
+		p.end(d)
+	}
+	return code, err
+}
+
+// registers challenges (RFC 3261 22), checks, stores, and returns the contacts (10.3).
+func (p *PBX) registers(req *sip.Request, tx sip.ServerTransaction) {
+	s, ok := p.enter()
+	if !ok {
+		return
+	}
+	defer s.calls.Done()
+	p.note(req)
+	if code, ok := p.scripted(sip.REGISTER); ok {
+		if code == 0 {
+			tx.Terminate()
+			return
+		}
+		_ = p.respond(req, tx, code, Unique(p.name), nil) // lost answers are the test's business
+		return
+	}
+	if len(p.accounts) > 0 && !p.authorized(req) {
+		challenge := digest.Challenge{Realm: p.realm, Nonce: p.nonce(time.Now().Unix()), Algorithm: "MD5", QOP: []string{"auth"}}
+		_ = p.respond(req, tx, 401, Unique(p.name), nil, sip.NewHeader("WWW-Authenticate", challenge.String()))
+		return
+	}
+	_ = p.respond(req, tx, 200, Unique(p.name), nil, p.bind(req)...)
+}
+
+func (p *PBX) bind(req *sip.Request) []sip.Header {
+	expires := "3600"
+	if h := req.GetHeader("Expires"); h != nil {
+		expires = h.Value()
+	}
+	var contacts []string
+	for _, h := range req.GetHeaders("Contact") {
+		if strings.TrimSpace(h.Value()) == "*" || expires == "0" {
+			contacts = nil
+			break
+		}
+		contacts = append(contacts, h.Value())
+	}
+	aor := AddrURI(req.To().Value())
+	p.mu.Lock()
+	if len(req.GetHeaders("Contact")) > 0 {
+		p.bindings[aor] = contacts
+	}
+	bound := p.bindings[aor]
+	p.mu.Unlock()
+	out := []sip.Header{sip.NewHeader("Expires", expires)}
+	for _, c := range bound {
+		if !strings.Contains(c, ";expires=") {
+			c += ";expires=" + expires
+		}
+		out = append(out, sip.NewHeader("Contact", c))
+	}
+	return out
+}
+
+// nonce carries its time and a MAC, so that none has to be remembered.
+func (p *PBX) nonce(at int64) string {
+	stamp := fmt.Sprintf("%x", at)
+	mac := hmac.New(sha256.New, p.secret)
+	mac.Write([]byte(stamp))
+	return stamp + "-" + hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+func (p *PBX) authorized(req *sip.Request) bool {
+	h := req.GetHeader("Authorization")
+	if h == nil {
+		return false
+	}
+	got, err := digest.ParseCredentials(h.Value())
+	if err != nil {
+		return false
+	}
+	password, ok := p.accounts[got.Username]
+	if !ok {
+		return false
+	}
+	var at int64
+	if _, err := fmt.Sscanf(got.Nonce, "%x-", &at); err != nil || got.Nonce != p.nonce(at) {
+		return false
+	}
+	challenge := &digest.Challenge{Realm: p.realm, Nonce: got.Nonce, Algorithm: "MD5"}
+	if got.QOP != "" {
+		challenge.QOP = []string{got.QOP}
+	}
+	want, err := digest.Digest(challenge, digest.Options{
+		Method: "REGISTER", URI: got.URI, Username: got.Username, Password: password, Cnonce: got.Cnonce, Count: got.Nc,
+	})
+	return err == nil && want.Response == got.Response
+}

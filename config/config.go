@@ -50,9 +50,9 @@ type Listener struct {
 
 // Log says what is logged, how and where.
 type Log struct {
-	Format   string `yaml:"format" doc:"Shape of the lines." one:"kamailio|json" apply:"restart"`
+	Format   string `yaml:"format" doc:"Shape of the lines." one:"kamailio|json"`
 	Level    string `yaml:"level" doc:"Lowest level that is written. Requests and replies are notice; start, stop and reload lines are always written." one:"error|warning|notice|info|debug"`
-	Output   string `yaml:"output" doc:"stdout, stderr or a file path. A file is opened anew on SIGHUP." apply:"restart"`
+	Output   string `yaml:"output" doc:"stdout, stderr or a file path. A file is opened anew on SIGHUP."`
 	Requests bool   `yaml:"requests" doc:"Write the lines of new and relayed requests."`
 	Replies  bool   `yaml:"replies" doc:"Write the lines of replies."`
 }
@@ -64,7 +64,7 @@ type Pool struct {
 	Backends        []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
 	InviteFailover  Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`
 	RequestFailover Duration  `yaml:"request_failover" doc:"The same for every other method." min:"0.01" safe:"0.5" max:"180" zero:"transaction.request_failover"`
-	FailoverCodes   []int     `yaml:"failover_codes" doc:"Answers that make the next backend be tried. 503 is always one of them." one:"500|502|503|504|580"`
+	FailoverCodes   []int     `yaml:"failover_codes" doc:"Answers that make the next backend be tried. 503 is always one of them." one:"500|502|503|504"`
 	SlowStart       Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
 	IdentityHeader  string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
 	TLS             PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
@@ -156,7 +156,7 @@ type Resolver struct {
 
 // Admin is the administration socket.
 type Admin struct {
-	Socket string `yaml:"socket" doc:"Path of the socket." later:"yes"`
+	Socket string `yaml:"socket" doc:"Path of the socket."`
 }
 
 const second = Duration(time.Second)

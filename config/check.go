@@ -32,7 +32,7 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 		l.checkPool(&pool, c, "pools."+name, host)
 		c.Pools[name] = pool
 	}
-	if len(c.Pools) == 0 {
+	if len(c.Pools) == 0 && !l.isBroken("pools") {
 		l.keyErrorf("pools", "no pool: at least one with one backend is needed")
 	}
 	l.checkRoutes(c)
@@ -49,12 +49,14 @@ func (l *loader) checkListeners(c *Config, host []netip.Addr) {
 		network string
 		bind    netip.AddrPort
 	}
-	seen := map[bound]string{}
+	seen, warned := map[bound]string{}, false
 	for i := range c.Listen {
 		key := fmt.Sprintf("listen[%d]", i)
 		one := &c.Listen[i]
 		if one.Address == "" {
-			l.keyErrorf(key, "address is missing")
+			if !l.isBroken(key) {
+				l.keyErrorf(key, "address is missing")
+			}
 			continue
 		}
 		var err error
@@ -76,7 +78,8 @@ func (l *loader) checkListeners(c *Config, host []netip.Addr) {
 			continue
 		}
 		seen[at] = key
-		if n := reachable(one.Bind.Addr(), host); one.Advertise == "" && c.Advertise == "" && n > 1 {
+		if n := reachable(one.Bind.Addr(), host); one.Advertise == "" && c.Advertise == "" && n > 1 && !warned {
+			warned = true // once, not for UDP and TCP each
 			l.warnf(key, "listens on all addresses and this host has %d: set advertise to the one that peers shall see", n)
 		}
 	}
@@ -195,7 +198,7 @@ func (l *loader) checkResolver(r *Resolver) {
 }
 
 func (l *loader) checkPool(p *Pool, c *Config, key string, host []netip.Addr) {
-	if len(p.Backends) == 0 {
+	if len(p.Backends) == 0 && !l.isBroken(key) {
 		l.keyErrorf(key, "no backends")
 	}
 	if p.InviteFailover > 0 {
@@ -273,11 +276,13 @@ func (l *loader) checkBackend(b *Backend, c *Config, key string, host []netip.Ad
 		l.errorf(key+".max_calls", "max_calls needs call records, which this version does not keep yet")
 	}
 	if b.Name != "" && !isName(b.Name, "-_.:[]") {
-		l.errorf(key+".name", "a backend's name is up to 64 letters, digits and -_.:[] ")
+		l.errorf(key+".name", "a backend's name is up to 64 letters, digits and -_.:[]")
 		b.Name = ""
 	}
 	if b.Address == "" {
-		l.keyErrorf(key, "address is missing")
+		if !l.isBroken(key) {
+			l.keyErrorf(key, "address is missing")
+		}
 		return
 	}
 	u, err := parseBackendURI(b.Address)
@@ -335,7 +340,9 @@ func (l *loader) checkRoutes(c *Config) {
 			l.warnf(key, "never reached: routes[%d] takes everything", takesAll)
 		}
 		if _, ok := c.Pools[r.Pool]; r.Pool == "" {
-			l.keyErrorf(key, "pool is missing")
+			if !l.isBroken(key) {
+				l.keyErrorf(key, "pool is missing")
+			}
 		} else if !ok {
 			l.errorf(key+".pool", "no pool is called %s%s", quote(r.Pool), didYouMean(r.Pool, names))
 		}

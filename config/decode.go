@@ -196,11 +196,12 @@ func (l *loader) decodeScalar(text string, dst reflect.Value, tag reflect.Struct
 			l.errorf(path, "%s is no time span: want seconds (10, 0.5) or a number with a unit (500ms, 10s, 2h)", quote(text))
 			return
 		}
-		l.bounds(int64(d), tag, path, func(s string) int64 {
+		if l.inBounds(int64(d), tag, path, func(s string) int64 {
 			bound, _ := ParseDuration(s)
 			return int64(bound)
-		}, func(n int64) string { return Duration(n).String() + " s" })
-		dst.SetInt(int64(d))
+		}, func(n int64) string { return Duration(n).String() + " s" }) {
+			dst.SetInt(int64(d))
+		}
 	case dst.Type() == prefixType:
 		p, err := parsePrefix(text)
 		if err != nil {
@@ -221,14 +222,12 @@ func (l *loader) decodeScalar(text string, dst reflect.Value, tag reflect.Struct
 			l.errorf(path, "%v", err)
 			return
 		}
-		if !l.isOne(strconv.FormatInt(n, 10), tag, path) {
-			return
-		}
-		l.bounds(n, tag, path, func(s string) int64 {
+		if l.isOne(strconv.FormatInt(n, 10), tag, path) && l.inBounds(n, tag, path, func(s string) int64 {
 			bound, _ := strconv.ParseInt(s, 10, 64)
 			return bound
-		}, func(n int64) string { return strings.TrimSpace(fmt.Sprint(n, " ", tag.Get("unit"))) })
-		dst.SetInt(n)
+		}, func(n int64) string { return strings.TrimSpace(fmt.Sprint(n, " ", tag.Get("unit"))) }) {
+			dst.SetInt(n)
+		}
 	default:
 		if text == "" && tag.Get("zero") != "" {
 			dst.SetString("")
@@ -240,22 +239,23 @@ func (l *loader) decodeScalar(text string, dst reflect.Value, tag reflect.Struct
 	}
 }
 
-// bounds checks a number against the tags of its key.
-func (l *loader) bounds(n int64, tag reflect.StructTag, path string, parse func(string) int64, show func(int64) string) {
+// inBounds checks a number against the tags of its key. One that fails leaves the default, for the checks that follow.
+func (l *loader) inBounds(n int64, tag reflect.StructTag, path string, parse func(string) int64, show func(int64) string) bool {
 	if n == 0 && tag.Get("zero") != "" {
-		return
+		return true
 	}
-	if s := tag.Get("min"); s != "" && n < parse(s) {
-		l.errorf(path, "%s is too small, the least is %s", show(n), show(parse(s)))
-		return
+	least, safe, most := tag.Get("min"), tag.Get("safe"), tag.Get("max")
+	switch {
+	case least != "" && n < parse(least):
+		l.errorf(path, "%s is too small, the least is %s", show(n), show(parse(least)))
+	case safe != "" && n < parse(safe) && !l.lab:
+		l.errorf(path, "%s is below the safe minimum of %s (`lab: yes` permits it in a laboratory)", show(n), show(parse(safe)))
+	case most != "" && n > parse(most):
+		l.errorf(path, "%s is too large, the most is %s", show(n), show(parse(most)))
+	default:
+		return true
 	}
-	if s := tag.Get("safe"); s != "" && n < parse(s) && !l.lab {
-		l.errorf(path, "%s is below the safe minimum of %s (`lab: yes` permits it in a laboratory)", show(n), show(parse(s)))
-		return
-	}
-	if s := tag.Get("max"); s != "" && n > parse(s) {
-		l.errorf(path, "%s is too large, the most is %s", show(n), show(parse(s)))
-	}
+	return false
 }
 
 // isOne checks a word against the closed list of its key, if there is one.
@@ -352,6 +352,7 @@ func describe(t reflect.Type) string {
 	}
 }
 
+// kindOf names what a value is in the file; an absent one counts as text.
 func kindOf(v any) string {
 	switch v.(type) {
 	case map[string]any:

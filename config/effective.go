@@ -74,6 +74,8 @@ func effective(f reflect.StructField, v reflect.Value) string {
 		return v.String()
 	case f.Tag.Get("unit") == "bytes" && v.Int() >= 1<<20 && v.Int()%(1<<20) == 0:
 		return fmt.Sprintf("%d MiB", v.Int()>>20)
+	case f.Tag.Get("unit") == "bytes" && v.Int()%(1<<10) == 0:
+		return fmt.Sprintf("%d KiB", v.Int()>>10)
 	case f.Tag.Get("unit") != "":
 		return show(v) + " " + f.Tag.Get("unit")
 	default:

@@ -308,7 +308,7 @@ func (l *loader) sets(k *koanf.Koanf, sets []string) {
 	for _, s := range sets {
 		name, value, ok := strings.Cut(s, "=")
 		name = strings.TrimSpace(name)
-		at := place{source: "--set " + bounded(name), layer: layerSet}
+		at := place{source: strings.TrimSpace("--set " + bounded(name)), layer: layerSet}
 		if !ok || name == "" {
 			l.problem(at, "", "want --set key.path=value")
 			continue
@@ -325,7 +325,7 @@ func (l *loader) override(k *koanf.Koanf, path []string, text string, at place) 
 		return
 	}
 	old := k.Raw()
-	shown, kind := l.locate(old, path)
+	shown, kind := l.locate(old, path, at)
 	value := any(text)
 	if kind != nil {
 		var ok bool
@@ -354,11 +354,14 @@ func (l *loader) override(k *koanf.Koanf, path []string, text string, at place) 
 
 // locate follows a path through what is there and through the keys. It fixes the letter case of names in place, for
 // the environment knows no lower case, and returns the path as problems show it and the type of the value (nil: no
-// such key, which decoding reports).
-func (l *loader) locate(tree any, path []string) (string, reflect.Type) {
+// such key, which decoding reports). Sections that the path brings into being are noted as written here.
+func (l *loader) locate(tree any, path []string, here place) (string, reflect.Type) {
 	kind := reflect.TypeFor[Config]()
 	shown := ""
 	for i, name := range path {
+		if kindOf(tree) == "text" {
+			l.keyAt[shown], l.valueAt[shown] = here, here
+		}
 		if m, ok := tree.(map[string]any); ok {
 			if _, exact := m[name]; !exact {
 				for have := range m {
@@ -399,14 +402,15 @@ func (l *loader) locate(tree any, path []string) (string, reflect.Type) {
 func (l *loader) overrideValue(text string, kind reflect.Type, shown string, at place) (any, bool) {
 	isList, isMap := kind.Kind() == reflect.Slice, isSection(kind) || kind.Kind() == reflect.Map
 	trimmed := strings.TrimSpace(text)
-	if (isList && strings.HasPrefix(trimmed, "[")) || (isMap && strings.HasPrefix(trimmed, "{")) {
+	// A list may also begin with a bracketed IPv6 address: [::1]:53,[::2]:53
+	isYAML := isList && strings.HasPrefix(trimmed, "[") && !strings.HasPrefix(trimmed[strings.IndexByte(trimmed, ']')+1:], ":")
+	if isYAML || (isMap && strings.HasPrefix(trimmed, "{")) {
 		var doc yaml.Node
-		if err := yaml.Unmarshal([]byte(trimmed), &doc); err == nil {
-			return l.value(&doc, shown, at.layer, at.source, 0), true
-		} else if isMap || !strings.Contains(trimmed, "]:") {
+		if err := yaml.Unmarshal([]byte(trimmed), &doc); err != nil {
 			l.problem(at, shown, "not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
 			return nil, false
-		} // else: a list of [v6]:port
+		}
+		return l.value(&doc, shown, at.layer, at.source, 0), true
 	}
 	if !isList {
 		return text, true
@@ -476,6 +480,14 @@ func (l *loader) keyErrorf(key, format string, args ...any) {
 
 func (l *loader) warnf(key, format string, args ...any) {
 	l.add(l.at(key, l.keyAt), key, true, fmt.Sprintf(format, args...))
+}
+
+// isBroken reports whether something under a key is wrong already, so that what follows from it needs no words.
+func (l *loader) isBroken(key string) bool {
+	return slices.ContainsFunc(l.problems, func(p Problem) bool {
+		rest, under := strings.CutPrefix(p.Key, key)
+		return under && !p.Warning && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
 }
 
 // at finds where a key was written: itself, else the nearest section around it, else the file as a whole.

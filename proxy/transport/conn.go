@@ -1,0 +1,296 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// Conn is one TCP or TLS connection, accepted or dialled. One goroutine, run, is its whole life.
+type Conn struct {
+	layer      *Layer
+	id         uint64
+	proto      wire.Proto
+	inbound    bool
+	listener   *Listener // accepted connections
+	remote     netip.AddrPort
+	from       netip.Addr // dialled: the address to dial from, if any
+	serverName string     // dialled TLS
+
+	older     *Conn // guarded by registry.mu
+	isDialing bool  // guarded by registry.mu
+
+	ctx    context.Context // ends when the connection is closed; stops the dial
+	cancel context.CancelFunc
+
+	local   atomic.Pointer[netip.AddrPort]
+	isReady atomic.Bool // stream may be written to; set after early was written
+	stream  io.ReadWriter
+
+	mu    sync.Mutex
+	early []byte // sent before the connection was ready
+	box   *outbox
+	tls   *tls.Conn
+	err   error // why it is closed; nil = it is not
+}
+
+// ID returns a number that no other connection has or will have, also after a restart.
+func (c *Conn) ID() uint64 { return c.id }
+
+// Proto returns TCP or TLS.
+func (c *Conn) Proto() wire.Proto { return c.proto }
+
+// Local returns our address, without a port or invalid while the connection is being dialled.
+func (c *Conn) Local() netip.AddrPort {
+	if a := c.local.Load(); a != nil {
+		return *a
+	}
+	return netip.AddrPortFrom(c.from, 0)
+}
+
+// Remote returns the peer's address.
+func (c *Conn) Remote() netip.AddrPort { return c.remote }
+
+// Inbound tells whether the peer opened the connection.
+func (c *Conn) Inbound() bool { return c.inbound }
+
+// Listener returns where the connection was accepted, nil if we opened it.
+func (c *Conn) Listener() *Listener { return c.listener }
+
+// Flow returns the flow to the peer.
+func (c *Conn) Flow() Flow { return Flow{conn: c} }
+
+// Err returns why the connection is closed, nil while it is not.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Close ends the connection for the given reason, without waiting; of several reasons the first counts. What is queued is
+// dropped. Handler.Closed follows on the connection's goroutine.
+func (c *Conn) Close(reason error) {
+	if reason == nil {
+		reason = ErrClosed
+	}
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.err = reason
+	c.early = nil
+	box, secure := c.box, c.tls
+	c.mu.Unlock()
+
+	c.cancel()
+	c.layer.conns.retire(c)
+	c.layer.countClosed(reason)
+	if secure != nil {
+		_ = secure.Close() // says goodbye to the peer, then closes the box
+	}
+	if box != nil {
+		_ = box.Close()
+	}
+}
+
+func (l *Layer) countClosed(reason error) {
+	switch reason {
+	case ErrQueueFull:
+		l.count.queueOverflows.Add(1)
+	case ErrWriteTimeout:
+		l.count.writeTimeouts.Add(1)
+	case ErrSlowMessage:
+		l.count.slowMessages.Add(1)
+	case ErrIdle:
+		l.count.idleClosed.Add(1)
+	}
+}
+
+func (c *Conn) peer() peer { return peer{c.proto, c.remote} }
+
+// send writes b, or keeps it until the connection is ready.
+func (c *Conn) send(b []byte) error {
+	if !c.isReady.Load() {
+		if isKept, err := c.keep(b); isKept || err != nil {
+			return err
+		}
+	}
+	if _, err := c.stream.Write(b); err != nil {
+		c.Close(err)
+		return c.Err()
+	}
+	return nil
+}
+
+// keep queues b while the connection is being established.
+func (c *Conn) keep(b []byte) (isKept bool, err error) {
+	c.mu.Lock()
+	if c.err != nil {
+		defer c.mu.Unlock()
+		return false, c.err
+	}
+	if c.isReady.Load() {
+		c.mu.Unlock()
+		return false, nil
+	}
+	if len(c.early)+len(b) > c.layer.limits.writeQueue {
+		c.mu.Unlock()
+		c.Close(ErrQueueFull)
+		return false, ErrQueueFull
+	}
+	c.early = append(c.early, b...)
+	c.mu.Unlock()
+	return true, nil
+}
+
+// accepted takes a new connection over, or refuses it.
+func (l *Layer) accepted(from *Listener, raw *net.TCPConn) {
+	remote := unmapped(raw.RemoteAddr().(*net.TCPAddr).AddrPort())
+	c := l.newConn(from.proto, remote)
+	c.inbound, c.listener = true, from
+	if admit := l.options.Admit; admit != nil && !admit(from, remote) {
+		l.count.refusedByRule.Add(1)
+		refuse(c, raw)
+		return
+	}
+	switch l.conns.accept(c) {
+	case nil:
+	case errTotalLimit:
+		l.count.refusedTotal.Add(1)
+		refuse(c, raw)
+		return
+	case errSourceLimit:
+		l.count.refusedPerSource.Add(1)
+		refuse(c, raw)
+		return
+	default:
+		refuse(c, raw)
+		return
+	}
+	l.count.accepted.Add(1)
+	if !l.run(func() { c.run(raw) }) { // ends when the connection is closed
+		l.conns.leave(c)
+		refuse(c, raw)
+	}
+}
+
+// refuse resets: a flood of refused connections must not fill the table of those in TIME_WAIT.
+func refuse(c *Conn, raw *net.TCPConn) {
+	c.cancel()
+	_ = raw.SetLinger(0)
+	_ = raw.Close()
+}
+
+func (l *Layer) newConn(proto wire.Proto, remote netip.AddrPort) *Conn {
+	c := &Conn{layer: l, proto: proto, remote: remote}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// run is the connection's goroutine. raw is nil for one that is to be dialled.
+func (c *Conn) run(raw *net.TCPConn) {
+	err := c.establish(raw)
+	if err == nil {
+		err = c.read()
+	}
+	c.Close(err)
+	c.layer.conns.leave(c)
+	c.layer.handler.Closed(c, c.Err())
+}
+
+// establish brings the connection to where messages can be read and written.
+func (c *Conn) establish(raw *net.TCPConn) error {
+	if raw == nil {
+		var err error
+		if raw, err = c.dial(); err != nil {
+			c.layer.count.dialFailures.Add(1)
+			return err
+		}
+	}
+	local := unmapped(raw.LocalAddr().(*net.TCPAddr).AddrPort())
+	c.local.Store(&local)
+	box, err := newOutbox(raw, c.layer.limits, c.layer.run, c.Close)
+	if err != nil {
+		_ = raw.Close()
+		return err
+	}
+	var stream io.ReadWriter = box
+	var secure *tls.Conn
+	if c.proto == wire.TLS {
+		secure = c.secure(box)
+		stream = secure
+	}
+	if err := c.attach(box, secure); err != nil {
+		return err
+	}
+	if secure != nil {
+		if err := c.handshake(secure); err != nil {
+			c.layer.count.handshakeFailures.Add(1)
+			return err
+		}
+	}
+	c.layer.conns.established(c)
+	return c.open(stream)
+}
+
+// attach makes Close reach the socket.
+func (c *Conn) attach(box *outbox, secure *tls.Conn) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		_ = box.Close()
+		return c.err
+	}
+	c.box, c.tls = box, secure
+	return nil
+}
+
+// open writes what was sent so far and lets later sends through, in that order.
+func (c *Conn) open(stream io.ReadWriter) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	c.stream = stream
+	if len(c.early) > 0 {
+		if _, err := stream.Write(c.early); err != nil {
+			return err
+		}
+	}
+	c.early = nil
+	c.isReady.Store(true)
+	return nil
+}
+
+// secure puts TLS on the socket, on the side that fits.
+func (c *Conn) secure(box *outbox) *tls.Conn {
+	if c.inbound {
+		return tls.Server(box, c.listener.tlsConfig)
+	}
+	return tls.Client(box, c.layer.clientTLS(c.serverName, c.remote))
+}
+
+// handshake is bounded in time: a peer that opens a connection and says nothing costs one goroutine for that long.
+func (c *Conn) handshake(secure *tls.Conn) error {
+	_ = secure.SetDeadline(time.Now().Add(c.layer.limits.handshake))
+	if err := secure.Handshake(); err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			return errHandshakeTimeout
+		}
+		return err
+	}
+	return secure.SetDeadline(time.Time{})
+}
+
+var errHandshakeTimeout = errors.New("TLS handshake not completed in time")

@@ -1,0 +1,22 @@
+// Package transport moves SIP messages: UDP datagrams and TCP and TLS connections (RFC 3261 section 18, RFC 5626
+// keep-alives on streams).
+//
+// The idea: whoever reads a message carries it all the way. One goroutine per UDP socket (SO_REUSEPORT, one socket per
+// core) and one per connection calls Handler.Receive with bytes that are valid until it returns; whoever wants to answer
+// calls Flow.Send, which never blocks. There is no goroutine, channel or allocation per message.
+//
+// Rules:
+//
+//   - Messages of one peer arrive in the order in which they came, and leave in the order in which they were sent.
+//   - A Flow names where a message came from and where an answer goes: the local socket and address and the peer, or the
+//     connection. It is a small comparable value that stays valid for ever; sending on a closed one is an error.
+//   - A slow or hostile peer costs its own connection only: bounded queue, write deadline, message and idle limits,
+//     connection limits per source and in total.
+//   - Handler.Closed comes once per connection, on the connection's own goroutine, as the last thing it does, and never
+//     while a lock of this package is held. Send and Close never call the handler.
+//
+// A connection is established in establish (dial, TLS), then read and written through one io.ReadWriter; that is the
+// place where WebSocket framing (RFC 7118) fits in.
+//
+// On Linux UDP goes past the runtime's poller; udp_linux.go says why and what it saves.
+package transport

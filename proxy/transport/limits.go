@@ -1,0 +1,192 @@
+package transport
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+var (
+	errTotalLimit  = errors.New("connection limit reached")
+	errSourceLimit = errors.New("connection limit of this source reached")
+)
+
+// registry knows all connections and enforces how many there may be. Accepted ones may take 15/16 of the total only: a
+// connection flood from outside must leave room to reach the PBX.
+type registry struct {
+	mu       sync.RWMutex
+	limits   limits
+	lastID   uint64
+	byID     map[uint64]*Conn
+	byPeer   map[peer]*Conn     // the newest; Conn.older leads to the others
+	bySource map[netip.Addr]int // accepted connections per sourceOf
+	dialing  int
+	isShut   bool
+}
+
+// peer is what connections are found by for reuse.
+type peer struct {
+	proto  wire.Proto
+	remote netip.AddrPort
+}
+
+func (r *registry) init(l limits) {
+	r.limits = l
+	// Microseconds since 1970 are ahead of all ids given before a restart, as long as connections come at less than a
+	// million a second: an id in a flow token of our former life finds nothing, not somebody else.
+	r.lastID = uint64(time.Now().UnixMicro())
+	r.byID = make(map[uint64]*Conn)
+	r.byPeer = make(map[peer]*Conn)
+	r.bySource = make(map[netip.Addr]int)
+}
+
+// accept enters an accepted connection.
+func (r *registry) accept(c *Conn) error {
+	source := sourceOf(c.remote.Addr())
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.isShut {
+		return ErrClosed
+	}
+	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit-limit/16 {
+		return errTotalLimit
+	}
+	if limit := r.limits.maxConnectionsPerSource; limit > 0 && r.bySource[source] >= limit {
+		return errSourceLimit
+	}
+	r.bySource[source]++
+	r.enterLocked(c)
+	return nil
+}
+
+// reuseOrDial returns the newest connection that fits, or enters fresh() and reports true: the caller is to dial it.
+func (r *registry) reuseOrDial(p peer, fits func(*Conn) bool, fresh func() *Conn) (*Conn, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.isShut {
+		return nil, false, ErrClosed
+	}
+	for c := r.byPeer[p]; c != nil; c = c.older {
+		if fits(c) {
+			return c, false, nil
+		}
+	}
+	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit {
+		return nil, false, ErrTooManyConnections
+	}
+	if r.dialing >= maxDialing {
+		return nil, false, ErrTooManyDials
+	}
+	c := fresh()
+	r.dialing++
+	c.isDialing = true
+	r.enterLocked(c)
+	return c, true, nil
+}
+
+func (r *registry) enterLocked(c *Conn) {
+	r.lastID++
+	c.id = r.lastID
+	r.byID[c.id] = c
+	p := c.peer()
+	c.older = r.byPeer[p]
+	r.byPeer[p] = c
+}
+
+// established ends the dialling state of c.
+func (r *registry) established(c *Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.isDialing {
+		c.isDialing = false
+		r.dialing--
+	}
+}
+
+// retire makes sure that c is not reused any more.
+func (r *registry) retire(c *Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.retireLocked(c)
+}
+
+func (r *registry) retireLocked(c *Conn) {
+	p := c.peer()
+	newest := r.byPeer[p]
+	if newest == c {
+		if c.older == nil {
+			delete(r.byPeer, p)
+		} else {
+			r.byPeer[p] = c.older
+		}
+		c.older = nil
+		return
+	}
+	for at := newest; at != nil; at = at.older {
+		if at.older == c {
+			at.older, c.older = c.older, nil
+			return
+		}
+	}
+}
+
+// leave forgets c, when its goroutine has nothing more to do.
+func (r *registry) leave(c *Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[c.id] != c {
+		return
+	}
+	delete(r.byID, c.id)
+	r.retireLocked(c)
+	if c.isDialing {
+		c.isDialing = false
+		r.dialing--
+	}
+	if !c.inbound {
+		return
+	}
+	source := sourceOf(c.remote.Addr())
+	if r.bySource[source]--; r.bySource[source] <= 0 {
+		delete(r.bySource, source)
+	}
+}
+
+func (r *registry) get(id uint64) *Conn {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byID[id]
+}
+
+func (r *registry) size() (connections, dialing int) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.byID), r.dialing
+}
+
+// shut refuses all further connections and returns those that there are.
+func (r *registry) shut() []*Conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isShut = true
+	all := make([]*Conn, 0, len(r.byID))
+	for _, c := range r.byID {
+		all = append(all, c)
+	}
+	return all
+}
+
+// sourceOf is what counts as one source: an IPv4 address, an IPv6 /64.
+func sourceOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return a
+	}
+	p, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return a
+	}
+	return p.Addr()
+}

@@ -1,0 +1,200 @@
+package transport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// Read buffers: a connection at rest holds the smallest; a message that does not fit, or a peer that fills it at once,
+// borrows larger ones for as long as it lasts.
+const (
+	restBuffer = 2 << 10
+	midBuffer  = 16 << 10
+)
+
+var midBuffers = sync.Pool{New: func() any { return new([midBuffer]byte) }}
+
+// pong answers a CRLF keep-alive (RFC 5626 section 3.5.1).
+const pong = "\r\n"
+
+// maxPongs bounds the answers to one read: a client has one ping under way, a flood deserves no more.
+const maxPongs = 16
+
+var pongs = func() (b [maxPongs * len(pong)]byte) {
+	for i := 0; i < len(b); i += len(pong) {
+		copy(b[i:], pong)
+	}
+	return b
+}()
+
+// reader cuts what comes over a connection into messages.
+type reader struct {
+	c      *Conn
+	framer wire.Framer
+	packet Packet
+	buf    []byte
+	mid    *[midBuffer]byte // buf, if it is borrowed
+	rest   []byte           // the buffer at rest
+	filled int              // bytes in buf
+
+	// Deadlines are set when a message begins and when the connection has been at rest for long, not with each read.
+	lastRead  time.Time // when the last bytes came
+	begun     time.Time // when the message that is being read began; zero = none is
+	isLimited bool      // the deadline set is that of a message
+}
+
+// read hands messages to the handler until the connection ends, and returns why.
+func (c *Conn) read() error {
+	r := &reader{c: c, rest: make([]byte, restBuffer)}
+	r.framer.Max = c.layer.limits.maxMessage
+	r.packet.Flow = c.Flow()
+	r.buf = r.rest
+	defer r.giveBack()
+	r.lastRead = time.Now()
+	_ = c.box.SetReadDeadline(r.lastRead.Add(c.layer.limits.idle))
+	for {
+		n, err := c.stream.Read(r.buf[r.filled:])
+		if n > 0 {
+			r.lastRead = time.Now()
+			r.filled += n
+			if fault := r.deliver(); fault != wire.NoFault {
+				c.layer.count.streamFaults.Add(1)
+				c.linger()
+				return fault
+			}
+			r.size(n)
+			r.limit()
+		}
+		if err != nil {
+			if err = r.timedOut(err); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// deliver hands over every complete message in the buffer and keeps the rest.
+func (r *reader) deliver() wire.Fault {
+	at, begun := 0, r.begun
+	for at < r.filled {
+		message, used, pings, fault := r.framer.Next(r.buf[at:r.filled])
+		if pings > 0 {
+			r.c.layer.count.pings.Add(uint64(pings))
+			_ = r.c.send(pongs[:min(pings, maxPongs)*len(pong)])
+		}
+		if message != nil || fault != wire.NoFault {
+			r.packet.Data, r.packet.Fault = message, fault
+			r.c.layer.handler.Receive(&r.packet)
+			begun = time.Time{}
+		}
+		if fault != wire.NoFault {
+			return fault
+		}
+		at += used
+		if message == nil {
+			break
+		}
+	}
+	if at > 0 {
+		r.filled = copy(r.buf, r.buf[at:r.filled])
+	}
+	switch {
+	case !r.framer.Partial():
+		r.begun = time.Time{}
+	case begun.IsZero():
+		r.begun = r.lastRead
+	}
+	return wire.NoFault
+}
+
+// size makes room for the next read. The last one brought n bytes.
+func (r *reader) size(n int) {
+	need := r.filled + 1
+	if n >= restBuffer {
+		need = max(need, midBuffer/2) // there is more to come, read it in larger pieces
+	}
+	switch {
+	case need <= restBuffer && r.filled <= restBuffer:
+		if len(r.buf) == restBuffer {
+			return
+		}
+		copy(r.rest, r.buf[:r.filled])
+		r.giveBack()
+		r.buf = r.rest
+	case need <= midBuffer:
+		if len(r.buf) >= midBuffer {
+			return
+		}
+		r.mid = midBuffers.Get().(*[midBuffer]byte)
+		copy(r.mid[:], r.buf[:r.filled])
+		r.buf = r.mid[:]
+	case need > len(r.buf):
+		// The framer refuses messages over its maximum, so this is as large as it gets.
+		large := make([]byte, r.framer.Max+midBuffer)
+		copy(large, r.buf[:r.filled])
+		r.giveBack()
+		r.buf = large
+	}
+}
+
+func (r *reader) giveBack() {
+	if r.mid != nil {
+		midBuffers.Put(r.mid)
+		r.mid = nil
+	}
+}
+
+// limit sets the deadline of a message that has begun, and takes it away with its end.
+func (r *reader) limit() {
+	if !r.begun.IsZero() {
+		_ = r.c.box.SetReadDeadline(r.begun.Add(r.c.layer.limits.message))
+		r.isLimited = true
+		return
+	}
+	if r.isLimited {
+		_ = r.c.box.SetReadDeadline(r.lastRead.Add(r.c.layer.limits.idle))
+		r.isLimited = false
+	}
+}
+
+// timedOut tells what a failed read means; nil = go on reading.
+func (r *reader) timedOut(err error) error {
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		return err
+	}
+	now := time.Now()
+	if !r.begun.IsZero() {
+		if !now.Before(r.begun.Add(r.c.layer.limits.message)) {
+			return ErrSlowMessage
+		}
+		_ = r.c.box.SetReadDeadline(r.begun.Add(r.c.layer.limits.message))
+		return nil
+	}
+	until := r.lastRead.Add(r.c.layer.limits.idle)
+	if !now.Before(until) {
+		return ErrIdle
+	}
+	_ = r.c.box.SetReadDeadline(until)
+	return nil
+}
+
+// linger lets the last replies reach a peer that is still sending: a socket closed with unread bytes in it resets the
+// connection, and the peer may lose what it has not read.
+func (c *Conn) linger() {
+	const patience, most = time.Second, 256 << 10
+	c.layer.conns.retire(c)
+	c.box.flush(c.ctx.Done())
+	if c.tls != nil {
+		_ = c.tls.CloseWrite()
+	}
+	c.box.flush(c.ctx.Done())
+	_ = c.box.CloseWrite()
+	_ = c.box.SetReadDeadline(time.Now().Add(patience))
+	_, _ = io.CopyN(io.Discard, c.box.TCPConn, most)
+}

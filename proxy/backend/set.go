@@ -1,0 +1,93 @@
+package backend
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sipward/sipward/config"
+)
+
+// Set holds the pools of one snapshot of the configuration.
+type Set struct {
+	pools  []*Pool // by name
+	byName map[string]*Pool
+	byID   map[uint32]*Backend
+
+	mu       sync.Mutex // serialises reindex
+	bySource atomic.Pointer[map[netip.Addr]*Backend]
+}
+
+// NewSet makes the pools of a configuration that config has found sound. Of
+// old, which may be nil, it takes over health, targets and counters of every
+// backend whose pool, name, address and TLS name are still the same. old may
+// stay in use.
+func NewSet(pools map[string]config.Pool, old *Set, now time.Duration) *Set {
+	s := &Set{byName: map[string]*Pool{}, byID: map[uint32]*Backend{}}
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		p := newPool(s, name, pools[name], now)
+		s.pools = append(s.pools, p)
+		s.byName[name] = p
+		for _, b := range p.backends {
+			s.number(b)
+		}
+		if before := old.Pool(name); before != nil {
+			p.takeOver(before, now)
+		}
+	}
+	// The index of this set must follow targets that the old set is told of,
+	// and must not miss those it is told of right now: first announce, then read.
+	for _, b := range s.byID {
+		b.live.newest.Store(s)
+	}
+	s.reindex()
+	return s
+}
+
+// number gives b its ID.
+func (s *Set) number(b *Backend) {
+	b.id = uint32(b.seed)
+	for b.id == 0 || s.byID[b.id] != nil {
+		b.id++
+	}
+	s.byID[b.id] = b
+}
+
+// Pool returns the pool with that name, or nil. s may be nil.
+func (s *Set) Pool(name string) *Pool {
+	if s == nil {
+		return nil
+	}
+	return s.byName[name]
+}
+
+// Pools returns all pools, sorted by name.
+func (s *Set) Pools() []*Pool { return s.pools }
+
+// ByID returns the backend with that ID, or nil.
+func (s *Set) ByID(id uint32) *Backend { return s.byID[id] }
+
+// BySource returns the backend that has the address, or nil when the address
+// is outside. When several have it, it is the first by pool name and order in
+// the file. It takes no lock and does not allocate.
+func (s *Set) BySource(a netip.Addr) *Backend { return (*s.bySource.Load())[a.Unmap()] }
+
+// reindex makes the addresses of all backends known to BySource.
+func (s *Set) reindex() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	index := map[netip.Addr]*Backend{}
+	for _, p := range s.pools {
+		for _, b := range p.backends {
+			for _, t := range b.Targets() {
+				if a := t.Addr.Addr().Unmap(); index[a] == nil {
+					index[a] = b
+				}
+			}
+		}
+	}
+	s.bySource.Store(&index)
+}

@@ -1,0 +1,2 @@
+// Package resolve locates SIP servers (RFC 3263).
+package resolve

@@ -23,6 +23,9 @@ import (
 type Config struct {
 	Listen      []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
 	Advertise   string          `yaml:"advertise" doc:"Host or host:port that Via and Record-Route show instead of the listener's own address." zero:"the listener's own address"`
+	Aliases     []string        `yaml:"aliases" doc:"Further names and addresses in a URI that mean this edge, such as its DNS name."`
+	Secret      string          `yaml:"secret" doc:"Any long text; signs what Record-Route carries. With it, calls stay routable over a restart and to a second edge that has the same." zero:"a new one at each start" apply:"restart"`
+	StopTimeout Duration        `yaml:"stop_timeout" doc:"How long a stop waits for transactions to end." min:"0" max:"3600"`
 	ServerID    string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
 	Log         Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
 	Pools       map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
@@ -105,6 +108,9 @@ type Route struct {
 	MaxCPS int    `yaml:"max_cps" doc:"New calls and other new transactions outside a call per second through this route." min:"1" max:"1000000" zero:"no limit"`
 }
 
+// SideInside is the Side of a listener that faces the PBX.
+const SideInside = "inside"
+
 // Match is the condition of a route.
 type Match struct {
 	Method     []string       `yaml:"method" doc:"Any of these methods."`
@@ -168,7 +174,8 @@ func Default() *Config {
 			{Address: "udp:0.0.0.0:5060", Proto: "udp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
 			{Address: "tcp:0.0.0.0:5060", Proto: "tcp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
 		},
-		Log: Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
+		Log:         Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
+		StopTimeout: 30 * second,
 		Transaction: Transaction{
 			// RFC 3261 table 4, and fail-over times of our own.
 			T1: second / 2, T2: 4 * second, T4: 5 * second, TimerB: 32 * second, TimerC: 180 * second,

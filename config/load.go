@@ -182,7 +182,7 @@ func (l *loader) syntax(err error) {
 // Bounds of one file's tree, aliases expanded.
 const (
 	maxDepth = 16
-	maxNodes = 100_000
+	maxNodes = 20_000
 	maxBytes = 4 * MaxFile
 )
 

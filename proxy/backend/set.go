@@ -17,8 +17,14 @@ type Set struct {
 	byName map[string]*Pool
 	byID   map[uint32]*Backend
 
-	mu       sync.Mutex // serialises reindex
-	bySource atomic.Pointer[map[netip.Addr]*Backend]
+	mu    sync.Mutex // serialises reindex
+	where atomic.Pointer[whereabouts]
+}
+
+// whereabouts finds backends by what the socket saw.
+type whereabouts struct {
+	addr   map[netip.Addr]*Backend
+	target map[netip.AddrPort]*Backend
 }
 
 // NewSet makes the pools of a configuration that config has found sound. Of
@@ -73,21 +79,35 @@ func (s *Set) ByID(id uint32) *Backend { return s.byID[id] }
 // BySource returns the backend that has the address, or nil when the address
 // is outside. When several have it, it is the first by pool name and order in
 // the file. It takes no lock and does not allocate.
-func (s *Set) BySource(a netip.Addr) *Backend { return (*s.bySource.Load())[a.Unmap()] }
+func (s *Set) BySource(a netip.Addr) *Backend { return s.where.Load().addr[a.Unmap()] }
 
-// reindex makes the addresses of all backends known to BySource.
+// ByTarget is BySource for address and port: it tells backends apart that share
+// an address, and a backend from others behind it.
+func (s *Set) ByTarget(a netip.AddrPort) *Backend {
+	return s.where.Load().target[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())]
+}
+
+// reindex makes the addresses of all backends known to BySource and ByTarget.
 func (s *Set) reindex() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	index := map[netip.Addr]*Backend{}
+	w := &whereabouts{addr: map[netip.Addr]*Backend{}, target: map[netip.AddrPort]*Backend{}}
 	for _, p := range s.pools {
 		for _, b := range p.backends {
-			for _, t := range b.Targets() {
-				if a := t.Addr.Addr().Unmap(); index[a] == nil {
-					index[a] = b
-				}
-			}
+			w.add(b)
 		}
 	}
-	s.bySource.Store(&index)
+	s.where.Store(w)
+}
+
+func (w *whereabouts) add(b *Backend) {
+	for _, t := range b.Targets() {
+		at := netip.AddrPortFrom(t.Addr.Addr().Unmap(), t.Addr.Port())
+		if w.target[at] == nil {
+			w.target[at] = b
+		}
+		if w.addr[at.Addr()] == nil {
+			w.addr[at.Addr()] = b
+		}
+	}
 }

@@ -1,0 +1,40 @@
+// Package eventlog writes the log of the edge: one line for each new request, relayed request and reply, and the rare
+// operational lines (start, stop, reload, a backend that goes down).
+//
+// There are two shapes of the same events. In the format kamailio a line is what operators of Kamailio and Sipwise
+// installations grep for:
+//
+//	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: New request on sipward - M=REGISTER R=sip:example.org F=sip:jdoe@example.org T=sip:jdoe@example.org IP=192.0.2.10:5060 (203.0.113.5:5060) ID=364e46@192.0.2.10 UAIP=192.0.2.10 UA='SIP-UA 1.2.3'
+//	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: Relaying request - M=REGISTER R=sip:example.org F=sip:jdoe@example.org T=sip:jdoe@example.org D=pbx1:10.0.0.10:5060 ID=364e46@192.0.2.10
+//	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: Reply from Inbound - S=200 - OK M=REGISTER IP=10.0.0.10:5060 ID=364e46@192.0.2.10
+//
+// In the format json a line is one object with fixed names:
+//
+//	{"time":"2026-11-19T00:35:56.123+01:00","level":"notice","event":"request","method":"REGISTER","ruri":…,"from":…,"to":…,"src":…,"local":…,"call_id":…,"ua_ip":…,"ua":…}
+//	{…,"event":"relay","method":…,"ruri":…,"from":…,"to":…,"backend":…,"dst":…,"call_id":…}
+//	{…,"event":"reply","side":…,"status":200,"reason":…,"method":…,"src":…,"call_id":…}
+//
+// Names and order of the fields are a contract with filters and dashboards.
+//
+// # Values from the network
+//
+// Every value that a peer sent is hostile. Only its first 256 bytes are written. In the format kamailio the rest is
+// replaced by \... and these bytes are escaped: CR \r, LF \n, tab \t, quotes \' and \", backslash \\, and all other
+// control and 8-bit bytes \xNN. Space is \x20 where the value stands without quotes, = is \x3d in a reason phrase. So
+// " IP=" preceded by a space occurs once in a line before UA=, and always comes from the socket. An absent value is
+// <null>. In the format json the encoder escapes; bytes that are not UTF-8 become U+FFFD, and an object with a
+// shortened value has "cut":true.
+//
+// # Levels
+//
+// As in Kamailio: error, warning, notice, info, debug, each including those before it. The lines of requests and
+// replies are notice. Lines of level info are the few that tell of start, stop, reload and of backends; they are
+// written at every level, since a log that does not say when the edge started is of no use at level notice, which is
+// the default. Debug lines need level debug, warnings need level warning or lower.
+//
+// # Writing
+//
+// A caller copies its finished line into a buffer under a short lock. A goroutine writes the buffer out 50 ms after
+// its first line, or at once when it is half full; without lines nothing wakes up. When the output is slow and the
+// buffer full, lines are dropped and counted, and one line says how many. So a slow disk never delays a message.
+package eventlog

@@ -1,0 +1,86 @@
+package eventlog
+
+import (
+	"net/netip"
+	"time"
+	"unicode/utf8"
+
+	"github.com/rs/zerolog"
+)
+
+// timeFormat is RFC 3339 with milliseconds and the zone.
+const timeFormat = "2006-01-02T15:04:05.000Z07:00"
+
+// object is one event on its way into JSON.
+type object struct {
+	e   *zerolog.Event
+	cut bool
+}
+
+func (l *Log) begin(event string) object {
+	var text [40]byte
+	// Log has no level of its own: notice is none of zerolog's.
+	e := l.events.Log().Bytes("time", time.Now().AppendFormat(text[:0], timeFormat))
+	return object{e: e.Str("level", "notice").Str("event", event)}
+}
+
+func (o *object) bytes(key string, v []byte) {
+	if len(v) > maxValue {
+		n := maxValue
+		for n > maxValue-utf8.UTFMax && !utf8.RuneStart(v[n]) {
+			n-- // not through the middle of a rune
+		}
+		v, o.cut = v[:n], true
+	}
+	o.e.Bytes(key, v)
+}
+
+func (o *object) addrPort(key string, a netip.AddrPort) {
+	var text [64]byte
+	o.e.Bytes(key, appendAddrPort(text[:0], a))
+}
+
+func (o *object) end() {
+	if o.cut {
+		o.e.Bool("cut", true)
+	}
+	o.e.Send()
+}
+
+func (l *Log) requestJSON(r *Request, agent netip.Addr) {
+	o := l.begin("request")
+	o.bytes("method", r.Method)
+	o.bytes("ruri", r.RURI)
+	o.bytes("from", r.From)
+	o.bytes("to", r.To)
+	o.addrPort("src", r.Src)
+	o.addrPort("local", r.Local)
+	o.bytes("call_id", r.CallID)
+	var text [64]byte
+	o.e.Bytes("ua_ip", appendAddr(text[:0], agent))
+	o.bytes("ua", r.UA)
+	o.end()
+}
+
+func (l *Log) relayJSON(r *Relay) {
+	o := l.begin("relay")
+	o.bytes("method", r.Method)
+	o.bytes("ruri", r.RURI)
+	o.bytes("from", r.From)
+	o.bytes("to", r.To)
+	o.e.Str("backend", r.Backend)
+	o.addrPort("dst", r.Dst)
+	o.bytes("call_id", r.CallID)
+	o.end()
+}
+
+func (l *Log) replyJSON(r *Reply) {
+	o := l.begin("reply")
+	o.e.Str("side", r.Side)
+	o.e.Int("status", r.Status)
+	o.bytes("reason", r.Reason)
+	o.bytes("method", r.Method)
+	o.addrPort("src", r.Src)
+	o.bytes("call_id", r.CallID)
+	o.end()
+}

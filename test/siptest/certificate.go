@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Certificate is a self-signed certificate for localhost, 127.0.0.1 and ::1 that
+// Certificate is a self-signed certificate for localhost, 127.0.0.1 to 127.0.0.9 and ::1 that
 // also serves as its own authority. It is valid for one day.
 type Certificate struct {
 	CertPEM, KeyPEM []byte
@@ -45,7 +45,10 @@ func NewCertificate() (*Certificate, error) {
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		DNSNames:              []string{"localhost"},
-		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		IPAddresses:           []net.IP{net.IPv6loopback},
+	}
+	for host := byte(1); host <= 9; host++ {
+		template.IPAddresses = append(template.IPAddresses, net.IPv4(127, 0, 0, host))
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

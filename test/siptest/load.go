@@ -21,13 +21,11 @@ type Load struct {
 	Hold   time.Duration // from ACK to BYE
 	Domain string        // of the Request-URI; default siptest.example
 
-	mu     sync.Mutex
-	udp    *net.UDPConn
-	calls  map[string]*LoadCall
-	order  []*LoadCall
-	open   int
-	closed bool
-	wake   chan struct{}
+	udp   *net.UDPConn
+	wake  chan struct{} // one token: an answer has changed what is due
+	mu    sync.Mutex    // guards what follows, and the calls in it
+	calls map[string]*LoadCall
+	order []*LoadCall
 }
 
 // LoadCall is one call of a Load.
@@ -214,7 +212,12 @@ func (l *Load) read() {
 		}
 		m := &Message{Data: bytes.Clone(buf[:n])}
 		if status := m.Status(); status != 0 {
-			if out := l.answered(m, status, time.Now()); out != nil {
+			out := l.answered(m, status, time.Now())
+			select {
+			case l.wake <- struct{}{}:
+			default:
+			}
+			if out != nil {
 				_ = l.send(out) // a lost ACK is asked for again
 			}
 		}
@@ -276,9 +279,9 @@ type Answerer struct {
 	order  []string
 }
 
-// NewAnswerer opens the socket.
-func NewAnswerer(name string) (*Answerer, error) {
-	a := &Answerer{name: name, at: netip.AddrPortFrom(Loopback, 0), code: 200, counts: make(map[string]int), seen: make(map[string]bool)}
+// NewAnswerer opens the socket; port 0 takes a free one.
+func NewAnswerer(name string, at netip.AddrPort) (*Answerer, error) {
+	a := &Answerer{name: name, at: at, code: 200, counts: make(map[string]int), seen: make(map[string]bool)}
 	return a, a.Start()
 }
 

@@ -287,7 +287,7 @@ func TestRawCutsAStream(t *testing.T) {
 }
 
 func TestLoadAndAnswerer(t *testing.T) {
-	node, err := NewAnswerer("n1")
+	node, err := NewAnswerer("n1", AnyPort)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,13 +27,14 @@ type writer struct {
 
 	mu      sync.Mutex // guards what follows; held for copies only
 	active  []byte     // lines that wait; its capacity is the bound
+	retired []*output  // replaced outputs that the goroutine may still have been writing to
 	pending uint64     // dropped lines that no line has told of yet
 	second  int64      // of stamp, Unix time
 	stamp   []byte     // time.Stamp text of second
 	closed  bool
 
 	timer   *time.Timer   // armed by the first line after a write
-	half    chan struct{} // the buffer is half full
+	half    chan struct{} // the buffer is half full, or an output waits to be closed
 	flushes chan chan struct{}
 	stop    chan struct{}
 	done    chan struct{}
@@ -148,9 +149,12 @@ func (w *writer) run(spare []byte) {
 // drain swaps the buffers and writes the full one. It returns the one that is free now.
 func (w *writer) drain(spare []byte) []byte {
 	w.mu.Lock()
-	full, lost := w.active, w.pending
-	w.active, w.pending = spare[:0], 0
+	full, lost, retired := w.active, w.pending, w.retired
+	w.active, w.pending, w.retired = spare[:0], 0, nil
 	w.mu.Unlock()
+	for _, old := range retired { // emit has not loaded the present one yet: nobody uses these any more
+		_ = old.close()
+	}
 	w.emit(full)
 	if lost > 0 {
 		// The lost lines came after those in full.
@@ -175,19 +179,28 @@ func (w *writer) emit(lines []byte) {
 	w.mu.Unlock()
 }
 
-// redirect opens an output and uses it from the next write on. A write under way ends on the old one.
+// redirect opens an output and uses it from the next write on. A write under way ends on the old one, which the
+// goroutine then closes.
 func (w *writer) redirect(name string) error {
-	w.mu.Lock()
-	closed := w.closed
-	w.mu.Unlock()
-	if closed {
-		return errClosed
-	}
 	out, err := openOutput(name, w.stdout, w.stderr)
 	if err != nil {
 		return err
 	}
-	return w.out.Swap(out).close()
+	w.mu.Lock()
+	closed := w.closed
+	if !closed {
+		w.retired = append(w.retired, w.out.Swap(out))
+	}
+	w.mu.Unlock()
+	if closed {
+		_ = out.close()
+		return errClosed
+	}
+	select {
+	case w.half <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 func (w *writer) flush() {

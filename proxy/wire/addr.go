@@ -20,6 +20,9 @@ func splitAddr(b []byte, start, end int) (a addrParts, ok bool) {
 			return a, false
 		}
 	}
+	if i = skipLWS(b, i, end); i < end && b[i] == '<' {
+		return a, a.bracketed(b, start, i, end)
+	}
 	v := b[i:end]
 	semi := bytes.IndexByte(v, ';')
 	if semi < 0 {
@@ -31,14 +34,20 @@ func splitAddr(b []byte, start, end int) (a addrParts, ok bool) {
 		a.params = i + semi
 		return a, i == start && a.uri < a.uEnd
 	}
-	gt := bytes.IndexByte(v[lt:], '>')
-	if gt < 0 {
-		return a, false
+	return a, a.bracketed(b, start, i+lt, end)
+}
+
+// bracketed finds the parts of a name-addr whose '<' is at lt.
+func (a *addrParts) bracketed(b []byte, start, lt, end int) bool {
+	n := bytes.IndexByte(b[lt:end], '>')
+	if n < 0 {
+		return false
 	}
-	a.display, a.dEnd = trimLWS(b, start, i+lt)
-	a.uri, a.uEnd = trimLWS(b, i+lt+1, i+lt+gt)
-	a.params = skipLWS(b, i+lt+gt+1, end)
-	return a, a.uri < a.uEnd && (a.params == end || b[a.params] == ';')
+	gt := lt + n
+	a.display, a.dEnd = trimLWS(b, start, lt)
+	a.uri, a.uEnd = trimLWS(b, lt+1, gt)
+	a.params = skipLWS(b, gt+1, end)
+	return a.uri < a.uEnd && (a.params == end || b[a.params] == ';')
 }
 
 // addr reads a From or To value. A tag that is there twice has two readings
@@ -82,14 +91,8 @@ func NameAddrURI(b []byte) (uri, params []byte, ok bool) {
 // balanced tells whether every quoted string and every angle bracket of a
 // list is closed.
 func balanced(b []byte) bool {
-	if bytes.IndexByte(b, '"') < 0 {
-		lt := bytes.IndexByte(b, '<')
-		if lt < 0 {
-			return true
-		}
-		if bytes.IndexByte(b[lt+1:], '<') < 0 {
-			return bytes.IndexByte(b[lt:], '>') > 0
-		}
+	if len(b) > 0 && b[0] == '<' && bytes.IndexByte(b, '>') == len(b)-1 {
+		return true // one URI in brackets, as most are
 	}
 	for i := 0; i < len(b); {
 		end, closed := valueEnd(b, i, len(b))

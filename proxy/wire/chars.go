@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
 // Classes of octets, RFC 3261 25.1.
 const (
 	tokenChar uint8 = 1 << iota // token
@@ -36,16 +41,23 @@ func isDigit(b byte) bool { return b-'0' <= 9 }
 
 func isLWS(b byte) bool { return class[b]&lwsChar != 0 }
 
-func all(b []byte, bit uint8) bool {
+// isToken and hasURIBreak look at every byte without branching: the inputs
+// are short and nearly always good.
+func isToken(b []byte) bool {
+	and := tokenChar
 	for _, c := range b {
-		if class[c]&bit == 0 {
-			return false
-		}
+		and &= class[c]
 	}
-	return true
+	return len(b) > 0 && and != 0
 }
 
-func isToken(b []byte) bool { return len(b) > 0 && all(b, tokenChar) }
+func hasURIBreak(b []byte) bool {
+	or := uint8(0)
+	for _, c := range b {
+		or |= class[c]
+	}
+	return or&uriBreak != 0
+}
 
 func lower(c byte) byte {
 	if c-'A' < 26 {
@@ -104,6 +116,26 @@ func number(b []byte, limit uint32) (uint32, bool) {
 		}
 	}
 	return uint32(n), true
+}
+
+// indexColon is bytes.IndexByte(b, ':') for header names, which are so short
+// that a call costs more than the search: eight bytes at a time, inline.
+func indexColon(b []byte) int {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:]) ^ ':'*low
+		// The lowest marked byte is the first zero of x.
+		if zero := (x - low) &^ x & high; zero != 0 {
+			return i + bits.TrailingZeros64(zero)/8
+		}
+	}
+	for ; i < len(b); i++ {
+		if b[i] == ':' {
+			return i
+		}
+	}
+	return -1
 }
 
 // quoted is the index after the quoted string that starts at i, or -1 when it

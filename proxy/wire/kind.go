@@ -167,8 +167,8 @@ func KindOf(name []byte) Kind {
 		return KindOther
 	}
 	k := kindSlots[kindSlot(name)]
-	if k != KindOther && equalFold(name, kindNames[k]) {
-		return k
+	if s := kindNames[k]; string(name) == s || equalFold(name, s) {
+		return k // never KindOther, whose name is empty
 	}
 	return KindOther
 }

@@ -1,5 +1,7 @@
 package wire
 
+import "bytes"
+
 // param is one ";name[=value]" as offsets into the bytes it was found in.
 type param struct {
 	start      int // of the ';'
@@ -15,30 +17,39 @@ func nextParam(b []byte, i, end int) (p param, ok bool) {
 		return param{}, false
 	}
 	p = param{start: i, val: -1}
-	p.name = skipLWS(b, i+1, end)
-	eq := -1
-scan:
-	for i = p.name; i < end; i++ {
-		switch b[i] {
-		case ';':
-			break scan
-		case '=':
-			if eq < 0 {
-				eq = i
-			}
-		case '"':
-			if i = quoted(b, i, end) - 1; i < 0 {
-				return param{}, false
-			}
+	if p.end = paramEnd(b, i+1, end); p.end < 0 {
+		return param{}, false
+	}
+	p.nEnd = p.end
+	for eq := i; eq < p.end; eq++ { // names are short
+		if b[eq] == '=' {
+			p.nEnd = eq
+			p.val, p.vEnd = trimLWS(b, eq+1, p.end)
+			break
 		}
 	}
-	p.end, p.nEnd = i, i
-	if eq >= 0 {
-		p.nEnd = eq
-		p.val, p.vEnd = trimLWS(b, eq+1, i)
-	}
-	p.name, p.nEnd = trimLWS(b, p.name, p.nEnd)
+	p.name, p.nEnd = trimLWS(b, i+1, p.nEnd)
 	return p, true
+}
+
+// paramEnd is the index of the ';' that ends the parameter at i, or end; -1
+// when a quote stays open.
+func paramEnd(b []byte, i, end int) int {
+	for stop := i; ; {
+		if stop <= i && stop < end {
+			stop = end
+			if n := bytes.IndexByte(b[i:end], ';'); n >= 0 {
+				stop = i + n
+			}
+		}
+		quote := bytes.IndexByte(b[i:stop], '"')
+		if quote < 0 {
+			return stop
+		}
+		if i = quoted(b, i+quote, end); i < 0 {
+			return -1
+		}
+	}
 }
 
 // value is the span of the value: absent without '='.

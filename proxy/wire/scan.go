@@ -43,32 +43,10 @@ func (m *Msg) fail(f Fault) Fault {
 	return m.fault
 }
 
-// lineEnd is the index of the LF of the CRLF that ends the line at pos, and
-// whether a CR or LF stood alone before it; -1 when there is no CRLF.
-func lineEnd(b []byte, pos int) (lf int, clean bool) {
-	clean = true
-	for i := pos; ; {
-		n := bytes.IndexByte(b[i:], '\n')
-		if n < 0 {
-			return -1, clean
-		}
-		if i += n; i > pos && b[i-1] == '\r' {
-			return i, clean
-		}
-		clean = false
-		i++
-	}
-}
-
 // scanStartLine reads the first line; false when this is not SIP at all.
 func (m *Msg) scanStartLine() bool {
-	lf, clean := lineEnd(m.Buf, 0)
-	if lf < 0 {
-		m.fail(FaultNotSIP)
-		return false
-	}
-	m.start = lf + 1
-	line := m.Buf[:lf-1]
+	m.start = bytes.Index(m.Buf, crlf) + 2
+	line := m.Buf[:max(m.start-2, 0)]
 	known := false
 	if len(line) >= 4 && equalFold(line[:4], "SIP/") {
 		known = m.statusLine(line)
@@ -76,13 +54,9 @@ func (m *Msg) scanStartLine() bool {
 		known = m.requestLine(line)
 	}
 	if !known {
-		m.fail(FaultNotSIP)
-		return false
+		m.fault = FaultNotSIP
 	}
-	if !clean || bytes.IndexByte(line, '\r') >= 0 {
-		m.fail(FaultLineBreak)
-	}
-	return true
+	return known
 }
 
 // requestLine: Method SP Request-URI SP SIP-Version (RFC 3261 7.1).
@@ -94,12 +68,12 @@ func (m *Msg) requestLine(line []byte) bool {
 	if sp < 0 || !isToken(line[:sp]) || end-last-1 < 4 || !equalFold(line[last+1:last+5], "SIP/") {
 		return false
 	}
-	m.MethodName, m.Version = span(0, sp), span(last+1, end)
+	m.MethodName = span(0, sp)
 	m.Method = MethodOf(line[:sp])
 	if sp < last {
 		m.RURI = span(sp+1, last)
 	}
-	m.checkVersion()
+	m.setVersion(span(last+1, end))
 	if end != len(line) {
 		m.fail(FaultStartLine)
 	}
@@ -107,8 +81,9 @@ func (m *Msg) requestLine(line []byte) bool {
 	return true
 }
 
-func (m *Msg) checkVersion() {
-	if !equalFold(m.Bytes(m.Version), "SIP/2.0") {
+func (m *Msg) setVersion(s Span) {
+	m.Version = s
+	if !equalFold(m.Bytes(s), "SIP/2.0") {
 		m.fail(FaultVersion)
 	}
 }
@@ -117,14 +92,8 @@ func (m *Msg) checkVersion() {
 // the rest of it until it routes by it.
 func (m *Msg) checkRequestURI() {
 	uri := m.Bytes(m.RURI)
-	if len(uri) == 0 {
+	if len(uri) == 0 || hasURIBreak(uri) {
 		m.fail(FaultRequestURI)
-	}
-	for _, c := range uri {
-		if class[c]&uriBreak != 0 {
-			m.fail(FaultRequestURI)
-			return
-		}
 	}
 }
 
@@ -134,13 +103,15 @@ func (m *Msg) statusLine(line []byte) bool {
 	if sp < 0 {
 		return false
 	}
-	m.Version = span(0, sp)
-	m.checkVersion()
+	m.setVersion(span(0, sp))
 	code, rest := line[sp+1:], len(line)
 	if i := bytes.IndexByte(code, ' '); i >= 0 {
 		code, rest = code[:i], sp+1+i+1
 	}
 	m.ReasonPhrase = span(rest, len(line))
+	if bytes.IndexByte(line, '\r') >= 0 || bytes.IndexByte(line, '\n') >= 0 {
+		m.fail(FaultLineBreak)
+	}
 	n, ok := number(code, 699)
 	if !ok || n < 100 || len(code) != 3 {
 		m.fail(FaultStatus)
@@ -153,27 +124,21 @@ func (m *Msg) statusLine(line []byte) bool {
 // scanHeaders reads all header lines and returns where the body starts.
 func (m *Msg) scanHeaders() int {
 	b, pos := m.Buf, m.start
-	lines := 0
+	crs := 0 // that belong to CRLFs
 	for pos < len(b) {
-		lf, clean := lineEnd(b, pos)
-		if lf == pos+1 {
-			m.checkCRs(pos, lines)
+		lf := pos + bytes.IndexByte(b[pos:], '\n')
+		if lf == pos+1 && b[pos] == '\r' {
+			m.checkCRs(pos, crs)
 			return lf + 1
 		}
-		// RFC 3261 7.3.1: a line that starts with white space continues the last one.
-		for lf >= 0 && lf+1 < len(b) && (b[lf+1] == ' ' || b[lf+1] == '\t') {
-			var c bool
-			lines++
-			lf, c = lineEnd(b, lf+1)
-			clean = clean && c
+		if lf <= pos || b[lf-1] != '\r' || folded(b, lf) {
+			var more int
+			if lf, more = m.longLine(pos); lf < 0 {
+				break
+			}
+			crs += more
 		}
-		if !clean {
-			m.fail(FaultLineBreak)
-		}
-		if lf < 0 {
-			break
-		}
-		lines++
+		crs++
 		m.addHeader(pos, lf+1)
 		pos = lf + 1
 	}
@@ -181,10 +146,36 @@ func (m *Msg) scanHeaders() int {
 	return len(b)
 }
 
-// checkCRs compares the number of CRs of the header lines, which end at end,
+// folded tells whether the line that ends at lf goes on: the next one starts
+// with white space (RFC 3261 7.3.1).
+func folded(b []byte, lf int) bool {
+	return lf+1 < len(b) && (b[lf+1] == ' ' || b[lf+1] == '\t')
+}
+
+// longLine finds the end of a header line with folds, and their number. A LF
+// without CR is a fault and does not end a line.
+func (m *Msg) longLine(pos int) (lf, folds int) {
+	for i := pos; ; i++ {
+		n := bytes.IndexByte(m.Buf[i:], '\n')
+		if n < 0 {
+			return -1, folds
+		}
+		i += n
+		switch {
+		case i == pos || m.Buf[i-1] != '\r':
+			m.fail(FaultLineBreak)
+		case folded(m.Buf, i):
+			folds++
+		default:
+			return i, folds
+		}
+	}
+}
+
+// checkCRs compares the number of CRs in the header lines, which end at end,
 // with the number of CRLFs that were seen.
-func (m *Msg) checkCRs(end, lines int) {
-	if bytes.Count(m.Buf[m.start:end], crlf[:1]) != lines {
+func (m *Msg) checkCRs(end, seen int) {
+	if bytes.Count(m.Buf[m.start:end], crlf[:1]) != seen {
 		m.fail(FaultLineBreak)
 	}
 }
@@ -192,7 +183,7 @@ func (m *Msg) checkCRs(end, lines int) {
 // addHeader reads the line [start, end), CRLF included.
 func (m *Msg) addHeader(start, end int) {
 	b := m.Buf
-	n := bytes.IndexByte(b[start:end], ':')
+	n := indexColon(b[start:end])
 	if n < 0 {
 		m.fail(FaultHeaderName)
 		return
@@ -272,12 +263,13 @@ func (m *Msg) readVia() {
 		m.fail(FaultMissingVia)
 		return
 	}
-	it := m.Values(KindVia)
-	v, ok := it.Next()
-	if ok {
-		m.TopVia, ok = ParseVia(m, v.Span, v.Header)
+	i := m.First(KindVia)
+	v := Value{Span: m.Headers[i].Value, Header: i}
+	if bytes.IndexByte(m.Bytes(v.Span), ',') >= 0 || v.Empty() {
+		it := m.Values(KindVia)
+		v, _ = it.Next()
 	}
-	if !ok {
+	if !m.TopVia.parse(m.Buf, v.Span, v.Header) {
 		m.fail(FaultVia)
 	}
 }
@@ -340,10 +332,16 @@ func (m *Msg) readCSeq() {
 func (m *Msg) checkLists() {
 	for i := range m.Headers {
 		switch h := &m.Headers[i]; h.Kind {
-		case KindVia, KindRoute, KindRecordRoute, KindContact, KindPath:
-			if !balanced(m.Bytes(h.Value)) {
-				m.fail(FaultQuoting)
+		case KindVia:
+			if h.Value == m.TopVia.Value {
+				continue // ParseVia has seen to it
 			}
+		case KindRoute, KindRecordRoute, KindContact, KindPath:
+		default:
+			continue
+		}
+		if !balanced(m.Bytes(m.Headers[i].Value)) {
+			m.fail(FaultQuoting)
 		}
 	}
 }

@@ -45,18 +45,21 @@ func (it *ValueIter) Next() (Value, bool) {
 // next is the next element of one line.
 func (it *ValueIter) next(h *Header) (Value, bool) {
 	b, end := it.m.Buf, int(h.Value.End)
-	start := max(it.pos, int(h.Value.Start))
-	from := skipEmpty(b, start, end)
+	first := it.pos == 0
+	from := skipEmpty(b, max(it.pos, int(h.Value.Start)), end)
 	if from >= end {
 		return Value{}, false
 	}
-	stop, _ := valueEnd(b, from, end)
+	stop := end
+	if bytes.IndexByte(b[from:end], ',') >= 0 {
+		stop, _ = valueEnd(b, from, end)
+	}
 	it.pos = stop
 	s, e := trimLWS(b, from, stop)
 	return Value{
 		Span:   span(s, e),
 		Header: it.header,
-		First:  skipEmpty(b, int(h.Value.Start), end) == from,
+		First:  first,
 		Last:   skipEmpty(b, stop, end) >= end,
 	}, true
 }

@@ -28,25 +28,34 @@ type Via struct {
 // with a port outside 1..65535, with parameters whose name is no token, and
 // when branch, received, rport or maddr is repeated (RFC 3261 7.3.1).
 func ParseVia(m *Msg, v Span, header int) (Via, bool) {
-	if int(v.End) > len(m.Buf) {
-		return Via{}, false
+	var via Via
+	ok := via.parse(m.Buf, v, header)
+	return via, ok
+}
+
+// parse fills the zero Via v from the value s in b.
+func (v *Via) parse(b []byte, s Span, header int) bool {
+	if s.Empty() || int(s.End) > len(b) {
+		return false
 	}
-	p := viaParser{b: m.Buf, i: int(v.Start), end: int(v.End)}
-	p.via.Header, p.via.Value = header, v
-	ok := p.protocol() && p.sentBy() && p.params()
-	return p.via, ok
+	v.Header, v.Value = header, s
+	p := viaParser{v, b, int(s.Start), int(s.End)}
+	return p.protocol() && p.sentBy() && p.params()
 }
 
 type viaParser struct {
+	via    *Via
 	b      []byte
 	i, end int
-	via    Via
 }
 
 // protocol: protocol-name SLASH protocol-version SLASH transport LWS. Name
 // and version are not looked at: a Via is copied, not judged.
 func (p *viaParser) protocol() bool {
-	if !p.token() || !p.char('/') || !p.token() || !p.char('/') {
+	const usual = "SIP/2.0/"
+	if p.end-p.i > len(usual) && string(p.b[p.i:p.i+len(usual)]) == usual && !isLWS(p.b[p.i+len(usual)]) {
+		p.i += len(usual)
+	} else if !p.token() || !p.char('/') || !p.token() || !p.char('/') {
 		return false
 	}
 	start := p.i
@@ -120,7 +129,7 @@ func (p *viaParser) params() bool {
 
 // keep notes a parameter that matters; false when it is there already.
 func (p *viaParser) keep(a param) bool {
-	v, name := &p.via, p.b[a.name:a.nEnd]
+	v, name := p.via, p.b[a.name:a.nEnd]
 	switch name[0] | 0x20 {
 	case 'b':
 		if equalFold(name, "branch") {

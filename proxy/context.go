@@ -1,0 +1,293 @@
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transaction"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+// maxLegs bounds how many targets one request is tried on.
+const maxLegs = 8
+
+// A responseContext is RFC 3261 16's: the server transaction of one request and
+// the client transactions (legs) that it was forwarded on, one after the other.
+//
+// It is found by its server key or by the slot in our branch. mu guards all but
+// the first block; it is released before anything is sent. The context lingers
+// after its final response as long as RFC 3261 and RFC 6026 ask (timers H–M), by
+// then without the messages.
+type responseContext struct {
+	edge    *Edge
+	snap    *snapshot // the configuration it started with
+	key     string    // server key
+	slot    transaction.Slot
+	method  wire.Method
+	cseq    uint32
+	loop    uint32         // hash of what routed the request
+	up      transport.Flow // where responses go
+	arrival transport.Flow // where it came from; up differs where Via asks for another port
+	source  netip.AddrPort // as the socket saw it
+	route   route          // what was decided about it
+
+	mu       sync.Mutex
+	timer    timers.Timer
+	armed    time.Duration // what timer is set to, 0 = not set
+	server   transaction.Machine
+	ackKey   string // second key while an unacknowledged failure waits for its ACK
+	req      []byte // the request as received; nil when no longer needed
+	last     []byte // last response sent up, for retransmissions; nil for a 2xx to INVITE
+	best     []byte // best final response so far, without our Via; nil = a local one
+	bestCode int    // its status, 0 = none
+	first    leg    // the usual, only one
+	more     []*leg // the others
+	legs     int
+	next     int    // next address of a direct route
+	reason   []byte // Reason line of the caller's CANCEL
+	ringing  bool   // the caller was told of a dialog
+	answered bool   // the final response is out
+	canceled bool
+	waiting  bool // for a name to be resolved
+	done     bool
+}
+
+// A leg is one client transaction: one attempt at one target.
+type leg struct {
+	n         uint16
+	client    transaction.Machine
+	flow      transport.Flow
+	backend   *backend.Backend // nil when the target is no pool member
+	addr      resolve.Target
+	out       []byte        // the request as sent; nil when no longer needed
+	failover  time.Duration // when silence makes us go on, 0 = no longer
+	heard     bool          // any response came
+	abandoned bool          // another target was tried after silence
+	cancel    *cancelLeg    // the CANCEL for it
+	wantsEnd  bool          // to be cancelled as soon as a provisional comes (RFC 3261 9.1)
+}
+
+// A cancelLeg is the client transaction of the CANCEL of a leg.
+type cancelLeg struct {
+	client transaction.Machine
+	out    []byte
+}
+
+// pending says that the leg may still bring a final response.
+func (l *leg) pending() bool {
+	s := l.client.State()
+	return s == transaction.Trying || s == transaction.Proceeding
+}
+
+// leg returns client branch n.
+func (c *responseContext) leg(n int) *leg {
+	if n == 0 {
+		return &c.first
+	}
+	return c.more[n-1]
+}
+
+// newLegLocked adds a client branch.
+func (c *responseContext) newLegLocked() *leg {
+	l := &c.first
+	if c.legs > 0 {
+		l = &leg{}
+		c.more = append(c.more, l)
+	}
+	l.n = uint16(c.legs)
+	c.legs++
+	return l
+}
+
+// waitsForLegsLocked says whether a leg that was not given up is still open.
+func (c *responseContext) waitsForLegsLocked() bool {
+	for i := range c.legs {
+		if l := c.leg(i); l.pending() && !l.abandoned {
+			return true
+		}
+	}
+	return c.waiting
+}
+
+// tried says whether a backend's address was tried already.
+func (c *responseContext) tried(b *backend.Backend, t resolve.Target) bool {
+	for i := range c.legs {
+		if l := c.leg(i); l.backend == b && l.addr == t {
+			return true
+		}
+	}
+	return false
+}
+
+// settleLocked re-arms the timer, lets go of what is no longer needed and
+// forgets the context when every machine is done. Call it after every change.
+func (c *responseContext) settleLocked() {
+	if c.done {
+		return
+	}
+	due := c.server.Due()
+	open := c.server.State() != transaction.Terminated
+	for i := range c.legs {
+		l := c.leg(i)
+		due = sooner(due, l.client.Due())
+		due = sooner(due, l.failover)
+		open = open || l.client.State() != transaction.Terminated
+		if l.cancel != nil {
+			due = sooner(due, l.cancel.client.Due())
+			open = open || l.cancel.client.State() != transaction.Terminated
+		}
+		if !l.pending() && l.cancel == nil && l.client.State() != transaction.Completed {
+			l.out = nil
+		}
+	}
+	if c.answered && !c.anyPendingLocked() {
+		c.req, c.best = nil, nil
+	}
+	if !open && !c.waiting {
+		c.forgetLocked()
+		return
+	}
+	if due != c.armed {
+		c.armed = due
+		if due == 0 {
+			c.edge.wheel.Stop(&c.timer)
+		} else {
+			c.edge.wheel.Set(&c.timer, c, due)
+		}
+	}
+}
+
+func (c *responseContext) anyPendingLocked() bool {
+	for i := range c.legs {
+		if c.leg(i).pending() {
+			return true
+		}
+	}
+	return c.waiting
+}
+
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// forgetLocked takes the context out of every table.
+func (c *responseContext) forgetLocked() {
+	c.done = true
+	e := c.edge
+	e.wheel.Stop(&c.timer)
+	e.table.Remove(c.key, c.slot)
+	if c.ackKey != "" {
+		e.table.Unalias(c.ackKey, c)
+	}
+	for i := range c.legs {
+		if conn := c.leg(i).flow.Conn(); conn != nil {
+			e.onConn.remove(conn.ID(), c)
+		}
+	}
+	c.answeredLocked()
+}
+
+// answeredLocked notes that the final response is out.
+func (c *responseContext) answeredLocked() {
+	if !c.answered {
+		c.answered = true
+		c.edge.answered()
+	}
+}
+
+// Expire is a due time of any of the machines.
+func (c *responseContext) Expire(_ *timers.Timer, now time.Duration) {
+	w := c.edge.scratch()
+	defer c.edge.release(w)
+	c.tick(w, now)
+	w.flush()
+}
+
+func (c *responseContext) tick(w *scratch, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		return
+	}
+	c.armed = 0
+	c.tickServerLocked(w, now)
+	for i := 0; i < c.legs; i++ { // c.legs may grow
+		c.tickLegLocked(w, c.leg(i), now)
+	}
+	c.settleLocked()
+}
+
+func (c *responseContext) tickServerLocked(w *scratch, now time.Duration) {
+	eff := c.server.Step(transaction.Tick, now, &c.snap.times)
+	if eff&transaction.Resend != 0 && c.last != nil {
+		w.send(c.up, c.last)
+	}
+}
+
+func (c *responseContext) tickLegLocked(w *scratch, l *leg, now time.Duration) {
+	if cl := l.cancel; cl != nil {
+		if cl.client.Step(transaction.Tick, now, &c.snap.times)&transaction.Send != 0 {
+			w.send(l.flow, cl.out)
+		}
+	}
+	eff := l.client.Step(transaction.Tick, now, &c.snap.times)
+	switch {
+	case eff&transaction.TimedOut != 0:
+		c.timedOutLocked(w, l, now)
+		return
+	case eff&transaction.CFired != 0: // 16.8
+		c.cancelLegLocked(w, l, now)
+	case eff&transaction.Send != 0:
+		c.edge.count.retransmitted.Add(1)
+		w.sendFor(l.flow, l.out, c, l.n)
+	}
+	if l.failover != 0 && now >= l.failover {
+		l.failover = 0
+		c.silentLocked(w, l, now)
+	}
+}
+
+// timedOutLocked treats timer B, F or an unheeded CANCEL as a 408 (16.8).
+func (c *responseContext) timedOutLocked(w *scratch, l *leg, now time.Duration) {
+	l.failover = 0
+	if !l.heard {
+		w.missed(l.backend, now)
+	}
+	if c.answered {
+		return
+	}
+	if c.canceled {
+		c.considerLocked(487, nil)
+	} else {
+		c.considerLocked(408, nil)
+	}
+	if !l.heard && c.tryNextLocked(w, now) {
+		return
+	}
+	c.concludeLocked(w, now)
+}
+
+// silentLocked goes on to the next target when this one has not said a word.
+// The leg stays open for a late answer.
+func (c *responseContext) silentLocked(w *scratch, l *leg, now time.Duration) {
+	if l.heard || c.answered || c.canceled || !l.pending() {
+		return
+	}
+	if !c.tryNextLocked(w, now) {
+		return // nowhere to go: it keeps its chance until timer B
+	}
+	w.missed(l.backend, now)
+	l.abandoned = true
+	l.client.Quiet()
+	if l.backend != nil {
+		l.wantsEnd = true
+	}
+}

@@ -1,0 +1,351 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transaction"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+// Numbers we chose.
+const (
+	wheelTick = 10 * time.Millisecond
+	// errorRepliesPerSecond bounds answers to messages that are not sound.
+	errorRepliesPerSecond = 200
+	// panicLinesPerSecond bounds the lines about our own bugs.
+	panicLinesPerSecond = 1
+)
+
+// Edge is one running proxy. Make it with New, which opens the sockets, then
+// Start it; Reload at will; Stop it once.
+type Edge struct {
+	log      *eventlog.Log
+	wheel    *timers.Wheel
+	net      *transport.Layer
+	resolver *resolve.Resolver
+	table    *transaction.Table[transactor]
+	onConn   *connIndex
+	affinity *affinity
+	sources  *sources
+	snap     atomic.Pointer[snapshot]
+
+	key    transaction.Key // signs branches
+	tokens tokenKey        // signs Record-Route
+	seed   maphash.Seed    // of loop hashes
+
+	load         load
+	errorReplies *backend.Rate
+	panicLines   *backend.Rate
+	count        counters
+	pool         sync.Pool // *scratch
+
+	active   atomic.Int64 // response contexts without a final response
+	draining atomic.Bool
+	idle     chan struct{} // closed when draining and nothing is active
+	idleOnce sync.Once
+
+	mu       sync.Mutex // guards what follows: Start, Reload, Stop
+	probers  []*prober
+	watches  []func()
+	running  sync.WaitGroup
+	stopTime context.CancelFunc
+
+	hook func(*wire.Msg) // tests: called with every scanned message
+}
+
+// New opens the sockets of a sound configuration. Errors name what could not be
+// done and what to do about it; then nothing stays open.
+func New(c *config.Config, log *eventlog.Log) (*Edge, error) {
+	secret := []byte(c.Secret)
+	if len(secret) == 0 {
+		k := transaction.NewKey()
+		secret = k.Append(nil, transaction.Branch{})
+	}
+	e := &Edge{
+		log: log, wheel: timers.NewWheel(wheelTick), table: transaction.NewTable[transactor](c.Limits.MaxTransactions),
+		onConn: newConnIndex(), affinity: newAffinity(), sources: newSources(),
+		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
+		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
+		idle: make(chan struct{}),
+	}
+	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
+	e.net = transport.New(transport.Options{
+		Limits: c.Limits, ClientTLSFor: e.clientTLS,
+		OnProblem: func(format string, args ...any) { log.Op().Warn().Msg(fmt.Sprintf(format, args...)) },
+	})
+	if err := e.net.Listen(c.Listen); err != nil {
+		return nil, err
+	}
+	r := c.Resolver
+	e.resolver = resolve.New(resolve.Options{
+		Servers: r.Servers, HostsFile: r.HostsFile, Timeout: r.Timeout.D(), MinTTL: r.MinTTL.D(), MaxTTL: r.MaxTTL.D(),
+		NegativeTTL: r.NegativeTTL.D(), CacheSize: r.CacheSize, MaxPending: r.MaxPending,
+	})
+	snap, err := newSnapshot(c, e.net.Listeners(), nil, e.wheel.Now())
+	if err != nil {
+		e.resolver.Close()
+		return nil, joinClose(err, e.net)
+	}
+	e.snap.Store(snap)
+	return e, nil
+}
+
+func joinClose(err error, l *transport.Layer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if cerr := l.Close(ctx); cerr != nil {
+		return fmt.Errorf("%w (and %w)", err, cerr)
+	}
+	return err
+}
+
+// Start begins to serve and to probe the backends.
+func (e *Edge) Start() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	e.stopTime = cancel
+	e.running.Go(func() { e.wheel.Run(ctx) }) // ends with Stop
+	snap := e.snap.Load()
+	e.watchLocked(snap)
+	e.net.Serve(e)
+	e.probers = e.startProbers(snap)
+}
+
+// watchLocked keeps the addresses of backends with names fresh.
+func (e *Edge) watchLocked(s *snapshot) {
+	for _, p := range s.pools.Pools() {
+		for _, b := range p.Backends() {
+			if _, literal := resolve.Literal(b.Query()); literal {
+				continue
+			}
+			e.watches = append(e.watches, e.resolver.Watch(b.Query(), func(t []resolve.Target, err error) { e.found(b, t, err) }))
+		}
+	}
+}
+
+// found takes the addresses of a backend's name. After a failed look-up the last
+// good answer stays.
+func (e *Edge) found(b *backend.Backend, targets []resolve.Target, err error) {
+	if err != nil {
+		kept := ""
+		if len(b.Targets()) > 0 {
+			kept = "; the last addresses stay in use"
+		}
+		e.log.Op().Warn().Str("backend", b.Name()).Str("address", b.Address()).Err(err).
+			Msg("backend name cannot be resolved: check the name and the resolver" + kept)
+		return
+	}
+	b.SetTargets(targets)
+	e.log.Op().Info().Str("backend", b.Name()).Str("address", b.Address()).Int("targets", len(targets)).
+		Msg("backend name resolved to " + targets[0].Addr.String())
+}
+
+// Reload swaps the configuration. Running transactions finish on the old one.
+// What needs a restart (listeners, sizes) stays as it is: config.Diff names it.
+// On an error nothing has changed.
+func (e *Edge) Reload(c *config.Config) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := e.snap.Load()
+	snap, err := newSnapshot(c, old.listeners, old, e.wheel.Now())
+	if err != nil {
+		return err
+	}
+	e.snap.Store(snap)
+	e.endSnapshotLocked()
+	e.watchLocked(snap)
+	e.probers = e.startProbers(snap)
+	return nil
+}
+
+// endSnapshotLocked stops what runs for a snapshot.
+func (e *Edge) endSnapshotLocked() {
+	for _, stop := range e.watches {
+		stop()
+	}
+	for _, p := range e.probers {
+		p.stop()
+	}
+	e.watches, e.probers = nil, nil
+}
+
+// FirstProbe is the first result of probing one backend.
+type FirstProbe struct {
+	Pool, Name, Address string
+	State, Why          string
+}
+
+// FirstProbes waits for the first probe of every backend, or for ctx.
+func (e *Edge) FirstProbes(ctx context.Context) []FirstProbe {
+	e.mu.Lock()
+	probers := e.probers
+	e.mu.Unlock()
+	var all []FirstProbe
+	for _, p := range probers {
+		if p.backend.Pool().Config().Probe.Interval > 0 {
+			select {
+			case <-p.known:
+			case <-ctx.Done():
+			}
+		}
+		now, b := e.wheel.Now(), p.backend
+		all = append(all, FirstProbe{b.Pool().Name(), b.Name(), b.Address(), b.State(now).String(), p.outcome()})
+	}
+	return all
+}
+
+// Listeners returns what the edge listens on: protocol, address, and what it
+// advertises there.
+func (e *Edge) Listeners() []Listener {
+	snap := e.snap.Load()
+	var all []Listener
+	for _, l := range e.net.Listeners() {
+		x := Listener{Proto: l.Proto().Param(), Bound: l.Bound(), Side: l.Config().Side}
+		if a := snap.faces[l.Index()]; a.host != "" {
+			port := a.port
+			if port == 0 {
+				port = l.Bound().Port()
+			}
+			x.Advertised = string(sentBy{name: a.host, port: port}.append(nil))
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+// Listener is one open listener.
+type Listener struct {
+	Proto      string
+	Bound      netip.AddrPort
+	Side       string
+	Advertised string // empty: the bound address
+}
+
+// Drain refuses new calls and returns when every transaction was answered, or
+// when ctx ends. It returns how many were not.
+func (e *Edge) Drain(ctx context.Context) int {
+	e.draining.Store(true)
+	e.checkIdle()
+	select {
+	case <-e.idle:
+	case <-ctx.Done():
+	}
+	return int(e.active.Load())
+}
+
+// unanswered counts a response context in, answered one out.
+func (e *Edge) unanswered() { e.active.Add(1) }
+
+func (e *Edge) answered() {
+	e.active.Add(-1)
+	e.checkIdle()
+}
+
+func (e *Edge) checkIdle() {
+	if e.draining.Load() && e.active.Load() == 0 {
+		e.idleOnce.Do(func() { close(e.idle) })
+	}
+}
+
+// Stop closes everything and waits for every goroutine, until ctx ends.
+func (e *Edge) Stop(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.endSnapshotLocked()
+	err := e.net.Close(ctx)
+	e.resolver.Close()
+	if e.stopTime != nil {
+		e.stopTime()
+		e.running.Wait()
+	}
+	return err
+}
+
+// Closed fails what waited on a connection. It implements transport.Handler.
+func (e *Edge) Closed(c *transport.Conn, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.panicked(r, debug.Stack(), c.Remote().String())
+		}
+	}()
+	set := e.onConn.take(c.ID())
+	if len(set) == 0 {
+		return
+	}
+	w := e.scratch()
+	defer e.release(w)
+	now := e.wheel.Now()
+	for t := range set {
+		t.connClosed(w, c, now)
+		w.flush()
+	}
+}
+
+// Unreachable fails the one leg whose request the network could not deliver. ICMP
+// can be forged, so it counts only with a branch of ours in what it quotes. It
+// implements transport.Handler.
+func (e *Edge) Unreachable(f transport.Flow, quoted []byte) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.panicked(r, debug.Stack(), f.Remote().String())
+		}
+	}()
+	w := e.scratch()
+	defer e.release(w)
+	w.msg.Scan(quoted, false) // cut short, so it is faulty
+	branch, ok := e.key.Parse(w.msg.Bytes(w.msg.TopVia.Branch))
+	if !ok {
+		return
+	}
+	if t, ok := e.table.At(branch.Slot); ok {
+		t.unreachable(w, branch, f.Remote())
+		w.flush()
+	}
+}
+
+// clientTLS chooses how a connection to a backend is verified.
+func (e *Edge) clientTLS(_ string, remote netip.AddrPort) *tls.Config {
+	s := e.snap.Load()
+	if s == nil {
+		return nil
+	}
+	b := s.pools.ByTarget(remote)
+	if b == nil {
+		return nil
+	}
+	return s.tls[b.Pool().Name()]
+}
+
+// clientTLSOf reads the certificates of a pool's `tls:` section.
+func clientTLSOf(p config.PoolTLS) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: p.Insecure}
+	if p.CA == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(p.CA)
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca: %w", err)
+	}
+	t.RootCAs = x509.NewCertPool()
+	if !t.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls.ca %s: no certificate in it", p.CA)
+	}
+	return t, nil
+}

@@ -1,0 +1,406 @@
+package proxy
+
+import (
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// routeKind says how the targets of a request are found.
+type routeKind uint8
+
+const (
+	toPool   routeKind = iota // backends of a pool, in the pool's order
+	toFlow                    // one flow, bound by a token
+	toDirect                  // addresses that Route or Request-URI name
+	toName                    // the same, but a name has to be resolved first
+)
+
+// route is the decision about a request: where it may go and which of its Route
+// values are ours to remove. It holds spans and numbers only, so that it fits any
+// copy of the same bytes.
+type route struct {
+	kind      routeKind
+	inDialog  bool // has a To tag
+	overLimit bool // a backend was passed over for max_cps
+	exempt    bool // no limit may refuse it
+
+	pool   *backend.Pool
+	key    uint64           // rendezvous key
+	pinned *backend.Backend // tried first; alone when only is set
+	only   bool
+
+	flow    transport.Flow
+	query   resolve.Query
+	targets []resolve.Target // shared, read-only
+
+	from    *backend.Backend // the sender, when it is a pool member
+	guarded bool             // from outside: targets must be known peers, else pinned
+	limit   *backend.Rate    // of the matching rule, nil = none
+
+	popped     int  // own Route values to remove (16.4)
+	strictRURI bool // a strict router put our Record-Route into the Request-URI
+	strictNext bool // the next Route is a strict router (16.6 step 6)
+}
+
+// decide is 16.4 and 16.5: remove what a previous pass of ours added, then find
+// the targets. It sends nothing and changes nothing.
+func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, rejection) {
+	m := &w.msg
+	d := decision{edge: e, snap: snap, m: m, flow: f}
+	d.r.inDialog = !m.To.Tag.Empty()
+	d.r.from = snap.sender(m, f)
+	d.r.guarded = d.r.from == nil
+	d.stripOwnRoutes()
+	rej := d.target()
+	return d.r, rej
+}
+
+// decision is the working state of one decide call.
+type decision struct {
+	edge *Edge
+	snap *snapshot
+	m    *wire.Msg
+	flow transport.Flow
+	r    route
+
+	uri      []byte     // the Request-URI to route on
+	next     wire.Value // first Route value that is not ours
+	hasNext  bool
+	bound    token // of the last Route of ours
+	hasBound bool
+	outward  bool // the tokens say: towards the outside party
+}
+
+// stripOwnRoutes finds the leading Route values that are ours (16.4), and repairs
+// what a strict router did to the Request-URI.
+func (d *decision) stripOwnRoutes() {
+	m := d.m
+	d.uri = m.Bytes(m.RURI)
+	last, n := d.lastRoute()
+	if n > 0 && d.isOwnRecordRoute(d.uri) {
+		d.r.strictRURI = true
+		uri, _, _ := wire.NameAddrURI(m.Bytes(last.Span))
+		d.note(d.uri)
+		d.uri = uri
+		n--
+	}
+	it := m.Values(wire.KindRoute)
+	for ; n > 0; n-- {
+		v, ok := it.Next()
+		if !ok {
+			break
+		}
+		uri, _, ok := wire.NameAddrURI(m.Bytes(v.Span))
+		if !ok || !d.isOwnRoute(uri) {
+			d.next, d.hasNext = v, true
+			break
+		}
+		d.r.popped++
+	}
+}
+
+func (d *decision) lastRoute() (last wire.Value, n int) {
+	if d.m.First(wire.KindRoute) < 0 {
+		return last, 0
+	}
+	it := d.m.Values(wire.KindRoute)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return last, n
+		}
+		last, n = v, n+1
+	}
+}
+
+// isOwnRoute says whether a Route value names this edge: by a token of ours, or by
+// an address or name that we listen on.
+func (d *decision) isOwnRoute(uri []byte) bool {
+	if d.note(uri) {
+		return true
+	}
+	u, ok := wire.ParseURI(uri)
+	return ok && d.snap.self.is(u)
+}
+
+// isOwnRecordRoute is the stricter test for a Request-URI: only what we put into a
+// Record-Route ourselves.
+func (d *decision) isOwnRecordRoute(uri []byte) bool {
+	u, ok := wire.ParseURI(uri)
+	if !ok || !u.HasUser || !d.snap.self.is(u) {
+		return false
+	}
+	_, ok = d.edge.tokens.parse(u.User)
+	return ok
+}
+
+// note reads the token of a Route of ours and tells the direction: of two
+// Record-Routes the one that faces the sender comes first.
+func (d *decision) note(uri []byte) bool {
+	u, ok := wire.ParseURI(uri)
+	if !ok || !u.HasUser {
+		return false
+	}
+	t, ok := d.edge.tokens.parse(u.User)
+	if !ok {
+		return false
+	}
+	if !d.hasBound {
+		d.outward = d.leadsOut(t)
+	}
+	d.bound, d.hasBound = t, true
+	return true
+}
+
+// leadsOut says whether a request that came with this token first goes to the
+// party that the token binds.
+func (d *decision) leadsOut(t token) bool {
+	src := d.flow.Remote()
+	switch {
+	case t.face != bothFaces:
+		return t.face == innerFace
+	case d.r.from == nil:
+		return false
+	case d.r.from.ID() == t.backend:
+		return src != t.remote
+	}
+	return src.Addr() != t.remote.Addr() // another node took the call over
+}
+
+// target finds where the request goes.
+func (d *decision) target() rejection {
+	u, ok := wire.ParseURI(d.uri)
+	if !ok {
+		return rejection{status: 400, reason: "Bad Request-URI"}
+	}
+	switch {
+	case d.hasBound && d.outward && d.toBoundFlow():
+		return rejection{}
+	case d.hasNext:
+		return d.toRoute()
+	case d.hasBound && !d.outward:
+		d.pinToken()
+		return d.toURI(u)
+	case d.r.inDialog:
+		return d.inDialog(u)
+	}
+	return d.newRequest(u)
+}
+
+// toBoundFlow sends to the outside party over its own flow. A connection that is
+// gone leaves it to Route and Request-URI.
+func (d *decision) toBoundFlow() bool {
+	t := d.bound
+	if t.proto.Reliable() {
+		c := d.edge.net.ConnByID(t.conn)
+		if c == nil {
+			return false
+		}
+		d.r.flow = c.Flow()
+	} else {
+		l := d.snap.listener(int(t.listener), wire.UDP)
+		if l == nil {
+			return false
+		}
+		d.r.flow = d.edge.udpFlow(l, t.remote)
+	}
+	d.r.kind = toFlow
+	d.strictness()
+	return true
+}
+
+// pinToken makes the backend of the token the place of last resort.
+func (d *decision) pinToken() {
+	if b := d.snap.pools.ByID(d.bound.backend); b != nil {
+		d.r.pinned, d.r.pool = b, b.Pool()
+	}
+}
+
+// toRoute follows the next Route value (16.6 steps 6 and 7).
+func (d *decision) toRoute() rejection {
+	uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
+	u, ok := wire.ParseURI(uri)
+	if !ok {
+		return rejection{status: 400, reason: "Bad Route"}
+	}
+	if d.hasBound && !d.outward {
+		d.pinToken()
+	}
+	if d.r.guarded && !d.hasBound && d.r.pinned == nil && !d.r.inDialog && !d.knownName(u) {
+		return d.foreignRoute(u)
+	}
+	d.strictness()
+	return d.toURI(u)
+}
+
+// foreignRoute is a preloaded Route from outside that we do not know. The sender
+// sent to us because of its first Route, so an unknown *name* there is one of ours
+// that nobody told us; an address is not.
+func (d *decision) foreignRoute(u wire.URI) rejection {
+	if _, isIP := u.Addr(); isIP || d.r.popped > 0 {
+		return rejection{status: 403, reason: "Route Not Allowed"}
+	}
+	d.r.popped++
+	it := d.m.Values(wire.KindRoute)
+	for range d.r.popped {
+		it.Next()
+	}
+	if _, more := it.Next(); more {
+		return rejection{status: 403, reason: "Route Not Allowed"}
+	}
+	d.hasNext = false
+	ruri, _ := wire.ParseURI(d.uri)
+	return d.newRequest(ruri)
+}
+
+func (d *decision) knownName(u wire.URI) bool {
+	q, ok := resolve.QueryOf(u)
+	if !ok {
+		return false
+	}
+	targets, ok := d.edge.resolver.Cached(q)
+	return ok && d.snap.anyKnown(targets)
+}
+
+// strictness: a next hop without lr is a strict router.
+func (d *decision) strictness() {
+	if !d.hasNext {
+		return
+	}
+	uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
+	u, ok := wire.ParseURI(uri)
+	d.r.strictNext = ok && !u.LR
+}
+
+// inDialog is a request of a dialog that carries no Route of ours: a client that
+// ignores Record-Route, or a token of an earlier process.
+func (d *decision) inDialog(u wire.URI) rejection {
+	if !d.r.guarded && !d.snap.self.is(u) {
+		return d.toURI(u)
+	}
+	if d.r.guarded && d.knownName(u) {
+		return d.toURI(u)
+	}
+	return d.toPool(u)
+}
+
+// newRequest opens a dialog or stands alone.
+func (d *decision) newRequest(u wire.URI) rejection {
+	if d.m.Method == wire.OPTIONS && !u.HasUser && d.snap.self.is(u) {
+		return d.edge.pong(d.snap)
+	}
+	if d.r.from == nil {
+		return d.toPool(u)
+	}
+	if rule := d.snap.rule(d.m, d.flow.Remote().Addr(), true); rule != nil {
+		return d.byRule(rule, u)
+	}
+	if d.snap.self.is(u) {
+		return rejection{status: 404, reason: "Not Found"}
+	}
+	return d.toURI(u)
+}
+
+// toPool takes the rule that matches, or the only pool.
+func (d *decision) toPool(u wire.URI) rejection {
+	if rule := d.snap.rule(d.m, d.flow.Remote().Addr(), false); rule != nil {
+		return d.byRule(rule, u)
+	}
+	return rejection{status: 404, reason: "No Route For This Request"}
+}
+
+func (d *decision) byRule(rule *rule, u wire.URI) rejection {
+	r := &d.r
+	r.kind, r.pool, r.limit = toPool, rule.pool, rule.limit
+	r.key = d.key()
+	r.exempt = r.inDialog || d.snap.emergency(u, d.uri)
+	if r.inDialog || d.hasCredentials() {
+		if id, ok := d.edge.affinity.get(d.m); ok {
+			if b := d.snap.pools.ByID(id); b != nil && b.Pool() == rule.pool && d.usable(b) {
+				r.pinned = b
+			}
+		}
+	}
+	return rejection{}
+}
+
+// usable: what runs stays where it is; what is new goes where it is answered.
+func (d *decision) usable(b *backend.Backend) bool {
+	s := b.State(d.edge.wheel.Now())
+	return s == backend.Up || d.r.inDialog && s != backend.Disabled
+}
+
+func (d *decision) hasCredentials() bool {
+	return d.m.First(wire.KindAuthorization) >= 0 || d.m.First(wire.KindProxyAuthorization) >= 0
+}
+
+// key is what the hash policy spreads by: the user for REGISTER (To), SUBSCRIBE
+// and PUBLISH (From), so that one user stays on one node, else the call.
+func (d *decision) key() uint64 {
+	var of wire.Span
+	switch d.m.Method {
+	case wire.REGISTER:
+		of = d.m.To.URI
+	case wire.SUBSCRIBE, wire.PUBLISH:
+		of = d.m.From.URI
+	default:
+		return backend.Hash(d.m.Bytes(d.m.CallID))
+	}
+	if u, ok := wire.ParseURI(d.m.Bytes(of)); ok && len(u.Host) <= 255 {
+		var host [255]byte
+		return backend.Hash(u.User, lower(host[:0], u.Host))
+	}
+	return backend.Hash(d.m.Bytes(of))
+}
+
+// toURI sends to what a URI names (RFC 3263). From outside only known peers are
+// reached that way: the edge is no open relay.
+func (d *decision) toURI(u wire.URI) rejection {
+	q, ok := resolve.QueryOf(u)
+	if !ok {
+		if d.r.pinned != nil {
+			d.r.pin()
+			return rejection{}
+		}
+		return rejection{status: 404, reason: "Not Found"}
+	}
+	d.r.query = q
+	if targets, ok := d.edge.resolver.Cached(q); ok {
+		return d.r.found(d.snap, targets, nil)
+	}
+	d.r.kind = toName
+	return rejection{}
+}
+
+// pin leaves the pinned backend as the only target.
+func (r *route) pin() { r.kind, r.only, r.pool, r.exempt = toPool, true, r.pinned.Pool(), true }
+
+// found settles a route on the addresses of its name.
+func (r *route) found(snap *snapshot, targets []resolve.Target, err error) rejection {
+	switch {
+	case r.guarded && !snap.anyKnown(targets):
+		if r.pinned == nil {
+			return rejection{status: 403, reason: "Forbidden"}
+		}
+		r.pin()
+	case err != nil || len(targets) == 0:
+		return rejection{status: 404, reason: "Not Found"}
+	case snap.self.isAddr(targets[0].Addr):
+		return rejection{status: 482, reason: "Loop Detected"}
+	default:
+		r.kind, r.targets = toDirect, targets
+	}
+	return rejection{}
+}
+
+// anyKnown says whether one of the addresses is a pool member's.
+func (s *snapshot) anyKnown(targets []resolve.Target) bool {
+	for _, t := range targets {
+		if s.pools.BySource(t.Addr.Addr()) != nil {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,80 @@
+package proxy
+
+import (
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// scratch is what the handling of one message or timer works in: reused, owned by
+// one goroutine at a time, never kept. Messages to send are queued in it while a
+// lock is held and go out in flush.
+type scratch struct {
+	edge  *Edge
+	msg   wire.Msg
+	again wire.Msg // the stored request, scanned once more
+	edit  wire.Edit
+	key   []byte
+	text  []byte
+	arena []byte // bytes of queued messages that nobody stores
+	order []*backend.Backend
+
+	changes []backend.Change // to be logged
+	queue   []outgoing
+}
+
+// outgoing is a message on its way out.
+type outgoing struct {
+	flow  transport.Flow
+	bytes []byte
+	ctx   *responseContext // set when a failure is a leg's
+	leg   uint16
+}
+
+func (e *Edge) scratch() *scratch {
+	if w, _ := e.pool.Get().(*scratch); w != nil {
+		return w
+	}
+	return &scratch{edge: e}
+}
+
+func (e *Edge) release(w *scratch) {
+	w.queue, w.arena, w.changes = w.queue[:0], w.arena[:0], w.changes[:0]
+	if cap(w.arena) > 256<<10 {
+		w.arena = nil
+	}
+	e.pool.Put(w)
+}
+
+// send queues bytes that stay unchanged until flush.
+func (w *scratch) send(f transport.Flow, b []byte) {
+	w.queue = append(w.queue, outgoing{flow: f, bytes: b})
+}
+
+// sendFor queues a request of a leg; a failure to send it is the leg's failure.
+func (w *scratch) sendFor(f transport.Flow, b []byte, c *responseContext, leg uint16) {
+	w.queue = append(w.queue, outgoing{flow: f, bytes: b, ctx: c, leg: leg})
+}
+
+// flush sends what is queued, in order. No lock may be held. A failed leg queues
+// its successor, which goes out in the same call; maxLegs bounds that.
+func (w *scratch) flush() {
+	for i := 0; i < len(w.queue); i++ {
+		o := w.queue[i]
+		err := o.flow.Send(o.bytes)
+		switch {
+		case err == nil:
+		case o.ctx != nil:
+			w.edge.count.sendErrors.Add(1)
+			o.ctx.sendFailed(w, int(o.leg))
+		default:
+			w.edge.count.sendErrors.Add(1)
+		}
+		w.queue[i] = outgoing{}
+	}
+	w.queue = w.queue[:0]
+	for _, c := range w.changes {
+		w.edge.logChange(c)
+	}
+	w.changes = w.changes[:0]
+}

@@ -1,0 +1,167 @@
+package proxy
+
+import (
+	"runtime/debug"
+	"time"
+
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transaction"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// A rejection is an answer that the edge gives by itself. The zero value is none.
+type rejection struct {
+	status int
+	reason string
+	header []byte // whole lines
+}
+
+// serve takes a new request: check it (16.3), decide where it goes (16.4, 16.5),
+// open its response context and forward it (16.6).
+func (e *Edge) serve(w *scratch, p *transport.Packet) {
+	m, snap := &w.msg, e.snap.Load()
+	rej := e.validate(w, snap)
+	var r route
+	if rej.status == 0 {
+		r, rej = e.decide(w, snap, p.Flow)
+	}
+	now := e.wheel.Now()
+	if rej.status == 0 {
+		rej = e.admit(m, &r, p.Waited, now)
+	}
+	if rej.status != 0 {
+		e.count.rejected.Add(1)
+		e.replyStateless(w, p.Flow, rej.status, rej.reason, rej.header)
+		return
+	}
+	e.open(w, p, snap, r, now)
+}
+
+// open makes the response context and sends the request on its way.
+func (e *Edge) open(w *scratch, p *transport.Packet, snap *snapshot, r route, now time.Duration) {
+	m := &w.msg
+	kind := transaction.NonInviteServer
+	if m.Method == wire.INVITE {
+		kind = transaction.InviteServer
+	}
+	c := &responseContext{
+		edge: e, snap: snap, method: m.Method, cseq: m.CSeq, loop: e.loopHash(m),
+		up: replyFlow(m, p.Flow), source: p.Flow.Remote(), arrival: p.Flow, route: r,
+		server: transaction.NewMachine(kind, p.Flow.Proto().Reliable()),
+		req:    append([]byte(nil), m.Buf...),
+	}
+	if !c.enter(w, now) {
+		return
+	}
+	w.flush()
+}
+
+// enter puts the context into the table and tries the first target.
+func (c *responseContext) enter(w *scratch, now time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, m := c.edge, &w.msg
+	reserve := 0
+	if c.route.inDialog {
+		reserve = e.table.Cap() / 8
+	}
+	key, slot, _, verdict := e.table.Add(w.key, c, reserve)
+	switch verdict {
+	case transaction.Full:
+		e.count.tableFull.Add(1)
+		c.done = true
+		e.replyStateless(w, c.arrival, 503, "Server Busy", e.retryLater())
+		return false
+	case transaction.Exists: // the same request, at the same moment, on another socket
+		c.done = true
+		return false
+	}
+	c.key, c.slot = key, slot
+	e.unanswered()
+	c.server.Step(transaction.Start, now, &c.snap.times)
+	if m.Method == wire.INVITE { // 16.2: at once, so that the caller is quiet
+		c.server.Step(transaction.Provisional100, now, &c.snap.times)
+		w.send(c.up, w.reply(m, c.source, 100, "Trying", nil))
+	}
+	if c.route.kind == toName {
+		c.resolveLocked()
+	} else if !c.tryNextFromLocked(w, m, now) {
+		c.noTargetLocked(w, now)
+	}
+	c.settleLocked()
+	return true
+}
+
+// noTargetLocked answers when there was nothing to try at all.
+func (c *responseContext) noTargetLocked(w *scratch, now time.Duration) {
+	if c.route.pool != nil {
+		c.bestCode = 503
+		if c.route.overLimit {
+			c.edge.count.overLimit.Add(1)
+		}
+		c.sendFinalLocked(w, 503, c.localReply(w, 503), now)
+		return
+	}
+	c.considerLocked(404, nil)
+	c.concludeLocked(w, now)
+}
+
+// resolveLocked looks the target's name up; the answer comes back on another
+// goroutine. The request waits in c.req meanwhile.
+func (c *responseContext) resolveLocked() {
+	c.waiting = true
+	c.edge.resolver.Resolve(c.route.query, c.resolved)
+}
+
+// localReply builds a response of our own from the stored request.
+func (c *responseContext) localReply(w *scratch, status int) []byte {
+	if c.req == nil {
+		return nil
+	}
+	w.again.Scan(c.req, c.up.Proto().Reliable())
+	var extra []byte
+	if status == 503 {
+		extra = c.edge.retryLater()
+	}
+	return append([]byte(nil), w.reply(&w.again, c.source, status, reasonOf(status), extra)...)
+}
+
+// resolved goes on with the addresses of a name, or without any.
+func (c *responseContext) resolved(targets []resolve.Target, err error) {
+	w := c.edge.scratch()
+	defer c.edge.release(w)
+	defer func() {
+		if r := recover(); r != nil {
+			c.edge.panicked(r, debug.Stack(), "resolver")
+		}
+	}()
+	c.goOn(w, targets, err, c.edge.wheel.Now())
+	w.flush()
+}
+
+func (c *responseContext) goOn(w *scratch, targets []resolve.Target, err error, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done || !c.waiting { // cancelled meanwhile
+		return
+	}
+	c.waiting = false
+	rej := c.route.found(c.snap, targets, err)
+	switch {
+	case rej.status != 0:
+		c.sendFinalLocked(w, rej.status, c.localReply(w, rej.status), now)
+	case !c.tryNextLocked(w, now):
+		c.noTargetLocked(w, now)
+	}
+	c.settleLocked()
+}
+
+func (e *Edge) logRequest(m *wire.Msg, f transport.Flow) {
+	e.log.Request(&eventlog.Request{
+		Method: m.Bytes(m.MethodName), RURI: m.Bytes(m.RURI), From: m.Bytes(m.From.URI), To: m.Bytes(m.To.URI),
+		CallID: m.Bytes(m.CallID), UA: m.Value(wire.KindUserAgent),
+		Src: f.Remote(), Local: f.Local(), UAIP: f.Remote().Addr(),
+	})
+}

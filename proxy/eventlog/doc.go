@@ -14,7 +14,8 @@
 //	{…,"event":"relay","method":…,"ruri":…,"from":…,"to":…,"backend":…,"dst":…,"call_id":…}
 //	{…,"event":"reply","side":…,"status":200,"reason":…,"method":…,"src":…,"call_id":…}
 //
-// Names and order of the fields are a contract with filters and dashboards.
+// An operational line is `script: message key=value …` in the one and an object with "message" in the other. Names and
+// order of the fields of the three events are a contract with filters and dashboards.
 //
 // # Values from the network
 //

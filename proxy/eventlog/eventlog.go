@@ -104,7 +104,7 @@ func Open(c config.Log, o Options) (*Log, error) {
 		return nil, err
 	}
 	l.writer = startWriter(out, o, l.droppedLine)
-	l.op = zerolog.New(operational{l}).Hook(stamp{})
+	l.op = zerolog.New(operational{l})
 	l.events = zerolog.New(l.writer)
 	return l, nil
 }

@@ -11,20 +11,20 @@ import (
 // timeFormat is RFC 3339 with milliseconds and the zone.
 const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// object is one event on its way into JSON.
-type object struct {
+// event is one line on its way into JSON.
+type event struct {
 	e   *zerolog.Event
 	cut bool
 }
 
-func (l *Log) begin(event string) object {
+func (l *Log) begin(name string) event {
 	var text [40]byte
 	// Log has no level of its own: notice is none of zerolog's.
 	e := l.events.Log().Bytes("time", time.Now().AppendFormat(text[:0], timeFormat))
-	return object{e: e.Str("level", "notice").Str("event", event)}
+	return event{e: e.Str("level", "notice").Str("event", name)}
 }
 
-func (o *object) bytes(key string, v []byte) {
+func (o *event) bytes(key string, v []byte) {
 	if len(v) > maxValue {
 		n := maxValue
 		for n > maxValue-utf8.UTFMax && !utf8.RuneStart(v[n]) {
@@ -35,12 +35,25 @@ func (o *object) bytes(key string, v []byte) {
 	o.e.Bytes(key, v)
 }
 
-func (o *object) addrPort(key string, a netip.AddrPort) {
+func (o *event) addrPort(key string, a netip.AddrPort) {
 	var text [64]byte
-	o.e.Bytes(key, appendAddrPort(text[:0], a))
+	b := text[:0]
+	if a.Addr().IsValid() {
+		b = appendAddrPort(b, a)
+	}
+	o.e.Bytes(key, b)
 }
 
-func (o *object) end() {
+func (o *event) addr(key string, a netip.Addr) {
+	var text [64]byte
+	b := text[:0]
+	if a.IsValid() {
+		b = a.AppendTo(b)
+	}
+	o.e.Bytes(key, b)
+}
+
+func (o *event) end() {
 	if o.cut {
 		o.e.Bool("cut", true)
 	}
@@ -56,8 +69,7 @@ func (l *Log) requestJSON(r *Request, agent netip.Addr) {
 	o.addrPort("src", r.Src)
 	o.addrPort("local", r.Local)
 	o.bytes("call_id", r.CallID)
-	var text [64]byte
-	o.e.Bytes("ua_ip", appendAddr(text[:0], agent))
+	o.addr("ua_ip", agent)
 	o.bytes("ua", r.UA)
 	o.end()
 }

@@ -15,13 +15,6 @@ const (
 	maxField   = 8192
 )
 
-// stamp puts the time into operational lines without zerolog's package-wide settings.
-type stamp struct{}
-
-func (stamp) Run(e *zerolog.Event, _ zerolog.Level, _ string) {
-	e.Str("time", time.Now().Format(timeFormat))
-}
-
 // operational receives zerolog's finished JSON, filters it by the level of the moment and writes it in the format of
 // the moment. Such lines are rare, so translating them may cost something.
 type operational struct{ l *Log }
@@ -37,7 +30,7 @@ func (o operational) WriteLevel(zl zerolog.Level, p []byte) (int, error) {
 		return len(p), nil
 	}
 	if s.isJSON {
-		o.l.writer.Write(renameLevel(p, zl))
+		o.l.writer.write("", "", object(p, zl))
 	} else {
 		o.l.writer.write(o.l.ident, name, o.l.text(p))
 	}
@@ -65,15 +58,20 @@ func rankOf(zl zerolog.Level) (rank level, name string, always bool) {
 	}
 }
 
-// renameLevel makes the level field say what the keys of the configuration say.
-func renameLevel(p []byte, zl zerolog.Level) []byte {
-	if zl == zerolog.WarnLevel {
-		return bytes.Replace(p, []byte(`"level":"warn"`), []byte(`"level":"warning"`), 1)
+// object puts the time in front of zerolog's object and names the level as the configuration does.
+func object(p []byte, zl zerolog.Level) []byte {
+	b := time.Now().AppendFormat([]byte(`{"time":"`), timeFormat)
+	switch {
+	case zl == zerolog.WarnLevel:
+		p = bytes.Replace(p, []byte(`"level":"warn"`), []byte(`"level":"warning"`), 1)
+	case zl == zerolog.NoLevel:
+		b = append(b, `","level":"notice`...)
 	}
-	if zl == zerolog.NoLevel {
-		return bytes.Replace(p, []byte("{"), []byte(`{"level":"notice",`), 1)
+	rest := bytes.TrimPrefix(p, []byte("{"))
+	if bytes.HasPrefix(rest, []byte("}")) {
+		return append(append(b, '"'), rest...)
 	}
-	return p
+	return append(append(b, `",`...), rest...)
 }
 
 // text turns zerolog's object into `script: message key=value …`, fields in their order.
@@ -98,7 +96,7 @@ func (l *Log) text(p []byte) []byte {
 			_ = json.Unmarshal(value, &plain)
 		}
 		switch name {
-		case zerolog.LevelFieldName, "time":
+		case zerolog.LevelFieldName:
 		case zerolog.MessageFieldName:
 			text = plain
 		default:

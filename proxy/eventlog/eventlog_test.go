@@ -1,0 +1,365 @@
+package eventlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sipward/sipward/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) {
+	time.Local = time.UTC
+	goleak.VerifyTestMain(m)
+}
+
+func defaults() config.Log { return config.Default().Log }
+
+func asJSON() config.Log {
+	c := defaults()
+	c.Format = "json"
+	return c
+}
+
+// open opens a log into a buffer; read it after closed.
+func open(t testing.TB, c config.Log) (l *Log, closed func() string) {
+	t.Helper()
+	var out bytes.Buffer
+	l, err := Open(c, Options{Host: "lb1", PID: 812, Stdout: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, func() string {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		return out.String()
+	}
+}
+
+var (
+	request = Request{
+		Method: []byte("REGISTER"), RURI: []byte("sip:sipwise.local"), From: []byte("sip:jdoe@sipwise.local"), To: []byte("sip:jdoe@sipwise.local"),
+		CallID: []byte("364e4676776621034977934e055d19ea@127.0.0.1"), UA: []byte("SIP-UA 1.2.3.4"),
+		Src: netip.MustParseAddrPort("10.10.1.10:5060"), Local: netip.MustParseAddrPort("127.0.0.1:5060"),
+	}
+	relay = Relay{
+		Method: request.Method, RURI: request.RURI, From: request.From, To: request.To, CallID: request.CallID,
+		Backend: "pbx1", Dst: netip.MustParseAddrPort("[2001:db8::10]:5060"),
+	}
+	reply = Reply{
+		Status: 183, Reason: []byte("Session Progress"), Method: []byte("INVITE"), CallID: request.CallID,
+		Src: netip.MustParseAddrPort("10.0.0.10:5060"), Side: "Inbound",
+	}
+	hostile = []byte("a\r\nNov 19 00:35:56 lb1 sipward[1]: x IP=6.6.6.6 'q' \"d\" \\ \x1b[31m\t\x00\x7f\x80\xff\xc3\xa9 = \\...")
+	long    = bytes.Repeat([]byte("0123456789"), 1000)
+)
+
+// everything writes each line there is, with harmless, absent and hostile values.
+func everything(l *Log) {
+	l.Request(&request)
+	l.Relay(&relay)
+	l.Reply(&reply)
+	l.Request(&Request{})
+	l.Relay(&Relay{})
+	l.Reply(&Reply{})
+	l.Request(&Request{
+		Method: hostile, RURI: hostile, From: hostile, To: hostile, CallID: hostile, UA: hostile,
+		Src: netip.MustParseAddrPort("[::1]:1"), Local: netip.MustParseAddrPort("[fe80::1%eth0]:5060"), UAIP: netip.MustParseAddr("192.0.2.9"),
+	})
+	l.Relay(&Relay{Method: hostile, RURI: []byte(null), From: hostile, To: hostile, CallID: hostile, Backend: "10.0.0.1:5060", Dst: request.Src})
+	l.Reply(&Reply{Status: 486, Reason: hostile, Method: hostile, CallID: hostile, Src: request.Src, Side: "Outbound"})
+	l.Request(&Request{Method: long, RURI: long, From: long, To: long, CallID: long, UA: long})
+	l.Reply(&Reply{Status: 200, Reason: []byte("é" + strings.Repeat("é", 200)), Method: long, CallID: long})
+	op := l.Op()
+	op.Info().Str("listen", "udp:0.0.0.0:5060").Int("backends", 2).Dur("after", time.Second).Msg("ready")
+	op.Warn().Str("backend", "pbx1").Str("reason", "no answer").Str("empty", "").Msg("backend is down")
+	op.Error().Err(errors.New("it's\r\nbroken")).Interface("panic", map[string]int{"a": 1}).Msg("a=b 'quoted'\n")
+	op.Log().Bool("ok", true).Msg("a notice")
+	op.Debug().Msg("not to be seen")
+	op.Info().Str("only", "fields").Send()
+	op.Info().Bytes("hostile", hostile).Str("k=\n e", "v").Msg(string(hostile))
+}
+
+func TestLinesAreAsPromised(t *testing.T) {
+	for name, c := range map[string]config.Log{"kamailio": defaults(), "json": asJSON()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, closed := open(t, c)
+				everything(l)
+				got := closed()
+				file := filepath.Join("testdata", name+".golden")
+				if *update {
+					if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got != string(want) {
+					t.Errorf("got:\n%s", got)
+				}
+			})
+		})
+	}
+}
+
+func TestEveryLineReadsBack(t *testing.T) {
+	l, closed := open(t, defaults())
+	everything(l)
+	lines := strings.Split(strings.TrimSuffix(closed(), "\n"), "\n")
+	var got []parsed
+	for _, line := range lines {
+		p, err := parse(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.host != "lb1" || p.pid != "812" || p.script != "sipward" {
+			t.Errorf("prefix of %q", line)
+		}
+		got = append(got, p)
+	}
+	if len(got) != 17 {
+		t.Fatalf("%d lines", len(got))
+	}
+	for _, tc := range []struct {
+		line              int
+		event, name, want string
+	}{
+		{0, "request", "script", "sipward"},
+		{0, "request", "M", "REGISTER"},
+		{0, "request", "IP", "10.10.1.10:5060"},
+		{0, "request", "local", "127.0.0.1:5060"},
+		{0, "request", "UAIP", "10.10.1.10"},
+		{0, "request", "UA", "SIP-UA 1.2.3.4"},
+		{1, "relay", "D", "pbx1:[2001:db8::10]:5060"},
+		{2, "reply", "S", "183"},
+		{2, "reply", "reason", "Session Progress"},
+		{3, "request", "ID", ""},
+		{6, "request", "R", string(hostile)},
+		{6, "request", "UA", string(hostile)},
+		{6, "request", "IP", "[::1]:1"},
+		{6, "request", "UAIP", "192.0.2.9"},
+		{7, "relay", "R", null},
+		{7, "relay", "D", "10.0.0.1:5060:10.10.1.10:5060"},
+		{8, "reply", "reason", string(hostile)},
+		{8, "reply", "IP", "10.10.1.10:5060"},
+		{9, "request", "ID", string(long[:256]) + `\...`},
+		{12, "operational", "reason", "no answer"},
+		{12, "operational", "empty", ""},
+		{13, "operational", "error", "it's\r\nbroken"},
+		{13, "operational", "panic", `{"a":1}`},
+		{13, "operational", "message", "a=b 'quoted'\n"},
+		{16, "operational", "message", string(hostile)},
+	} {
+		if tc.line == 16 && tc.name == "message" {
+			continue // the encoder in between replaces what is not UTF-8
+		}
+		if p := got[tc.line]; p.event != tc.event || p.field(tc.name) != tc.want {
+			t.Errorf("line %d: %s %s = %q, want %q", tc.line, p.event, tc.name, p.field(tc.name), tc.want)
+		}
+	}
+	if levels := got[0].level + got[11].level + got[12].level + got[13].level + got[14].level; levels != "NOTICEINFOWARNINGERRORNOTICE" {
+		t.Error(levels)
+	}
+}
+
+func TestEveryJSONLineReadsBack(t *testing.T) {
+	l, closed := open(t, asJSON())
+	everything(l)
+	d := json.NewDecoder(strings.NewReader(closed()))
+	var got []map[string]any
+	for {
+		var m map[string]any
+		if err := d.Decode(&m); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := time.Parse(time.RFC3339, m["time"].(string)); err != nil {
+			t.Error(err)
+		}
+		got = append(got, m)
+	}
+	if len(got) != 17 {
+		t.Fatalf("%d lines", len(got))
+	}
+	valid := strings.ToValidUTF8(string(hostile[:bytes.IndexByte(hostile, 0x80)]), "")
+	for _, tc := range []struct {
+		line int
+		name string
+		want any
+	}{
+		{0, "event", "request"}, {0, "level", "notice"}, {0, "src", "10.10.1.10:5060"}, {0, "call_id", string(request.CallID)},
+		{0, "ua_ip", "10.10.1.10"}, {0, "cut", nil}, {1, "event", "relay"}, {1, "backend", "pbx1"}, {1, "dst", "[2001:db8::10]:5060"},
+		{2, "event", "reply"}, {2, "status", 183.0}, {2, "side", "Inbound"}, {9, "cut", true}, {9, "ua", string(long[:256])},
+		{10, "reason", strings.Repeat("é", 128)}, {12, "level", "warning"}, {14, "level", "notice"}, {13, "level", "error"},
+	} {
+		if got[tc.line][tc.name] != tc.want {
+			t.Errorf("line %d: %s = %v", tc.line, tc.name, got[tc.line][tc.name])
+		}
+	}
+	if ua := got[6]["ua"].(string); !strings.HasPrefix(ua, valid) {
+		t.Errorf("got %q", ua)
+	}
+}
+
+func TestLevelsAndSwitches(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		c    config.Log
+		want string
+	}{
+		{"notice", config.Log{Level: "notice", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE"},
+		{"info", config.Log{Level: "info", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE"},
+		{"debug", config.Log{Level: "debug", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE DEBUG"},
+		{"warning", config.Log{Level: "warning", Requests: true, Replies: true}, "INFO WARNING ERROR"},
+		{"error", config.Log{Level: "error", Requests: true, Replies: true}, "INFO ERROR"},
+		{"requests off", config.Log{Replies: true}, "reply INFO WARNING ERROR NOTICE"},
+		{"replies off", config.Log{Requests: true}, "request relay INFO WARNING ERROR NOTICE"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l, closed := open(t, tc.c)
+			l.Request(&request)
+			l.Relay(&relay)
+			l.Reply(&reply)
+			l.Op().Info().Msg("start")
+			l.Op().Warn().Msg("w")
+			l.Op().Error().Msg("e")
+			l.Op().Log().Msg("n")
+			l.Op().Debug().Msg("d")
+			var got []string
+			for line := range strings.Lines(closed()) {
+				p, err := parse(strings.TrimSuffix(line, "\n"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.event == "operational" {
+					p.event = p.level
+				}
+				got = append(got, p.event)
+			}
+			if s := strings.Join(got, " "); s != tc.want {
+				t.Errorf("got %s", s)
+			}
+		})
+	}
+}
+
+func TestSettingsChangeWhileRunning(t *testing.T) {
+	l, closed := open(t, defaults())
+	file := filepath.Join(t.TempDir(), "log")
+	if err := l.SetLevel("error"); err != nil {
+		t.Fatal(err)
+	}
+	l.Request(&request)
+	if err := l.SetLevel("loud"); err == nil {
+		t.Error("a level that does not exist")
+	}
+	l.Flush()
+	c := asJSON()
+	c.Output = file
+	if err := l.Configure(c); err != nil {
+		t.Fatal(err)
+	}
+	l.Reply(&reply)
+	for _, bad := range []config.Log{{Format: "xml"}, {Level: "x"}, {Output: filepath.Join(file, "below")}} {
+		if err := l.Configure(bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	l.Reply(&reply)
+	if out := closed(); out != "" {
+		t.Errorf("stdout got %q", out)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || bytes.Count(data, []byte(`"event":"reply"`)) != 2 {
+		t.Errorf("file got %q %v", data, err)
+	}
+	if err := l.Configure(defaults()); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	for _, bad := range []config.Log{{Format: "xml"}, {Level: "x"}, {Output: t.TempDir()}} {
+		if _, err := Open(bad, Options{}); err == nil {
+			t.Errorf("%+v was opened", bad)
+		}
+	}
+}
+
+func TestTimeTextFollowsTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, closed := open(t, defaults())
+		l.Reply(&reply)
+		time.Sleep(999 * time.Millisecond)
+		l.Reply(&reply)
+		time.Sleep(time.Millisecond)
+		l.Reply(&reply)
+		var got []string
+		for line := range strings.Lines(closed()) {
+			got = append(got, line[:len(time.Stamp)])
+		}
+		if fmt.Sprint(got) != "[Jan  1 00:00:00 Jan  1 00:00:00 Jan  1 00:00:01]" {
+			t.Error(got)
+		}
+	})
+}
+
+func FuzzALineIsOneLineAndReadsBack(f *testing.F) {
+	f.Add([]byte("sip:a@b"), []byte("OK"), []byte("UA 'x'"))
+	f.Add(hostile, hostile, hostile)
+	f.Add(long, long, long)
+	f.Add([]byte(null), []byte(`\`), []byte(`\'`))
+	f.Add([]byte(`\x3cnull>`), []byte(` M=x`), []byte("' UA='"))
+	f.Fuzz(func(t *testing.T, token, phrase, text []byte) {
+		l, closed := open(t, defaults())
+		l.Request(&Request{Method: token, RURI: token, From: token, To: token, CallID: token, UA: text})
+		l.Relay(&Relay{Method: token, RURI: token, From: token, To: token, CallID: token, Backend: "pbx1"})
+		l.Reply(&Reply{Status: 1, Reason: phrase, Method: token, CallID: token})
+		l.Op().Info().Bytes("value", text).Msg(string(phrase))
+		lines := strings.Split(strings.TrimSuffix(closed(), "\n"), "\n")
+		if len(lines) != 4 {
+			t.Fatalf("%d lines", len(lines))
+		}
+		shown := func(v []byte) string {
+			if len(v) > maxValue {
+				return string(v[:maxValue]) + `\...`
+			}
+			return string(v)
+		}
+		for i, want := range []map[string]string{
+			{"M": shown(token), "R": shown(token), "F": shown(token), "T": shown(token), "ID": shown(token), "UA": shown(text), "IP": ""},
+			{"M": shown(token), "R": shown(token), "F": shown(token), "T": shown(token), "ID": shown(token)},
+			{"M": shown(token), "ID": shown(token), "reason": shown(phrase), "S": "1"},
+			{},
+		} {
+			p, err := parse(lines[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if event := []string{"request", "relay", "reply", "operational"}[i]; p.event != event {
+				t.Errorf("%q is %s, not %s", lines[i], p.event, event)
+			}
+			for name, value := range want {
+				if p.field(name) != value {
+					t.Errorf("%s = %q, want %q in %q", name, p.field(name), value, lines[i])
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,113 @@
+package eventlog
+
+import (
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// The grammar of the lines, as a filter would write it down.
+var (
+	prefixPattern  = regexp.MustCompile(`^([A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d) (\S+) sipward\[(\d+)\]: ([A-Z]+): (\S+): (.*)$`)
+	requestPattern = regexp.MustCompile(`^New request on (\S+) - M=(\S+) R=(\S+) F=(\S+) T=(\S+) IP=(\S+) \((\S+)\) ID=(\S+) UAIP=(\S+) UA='([^']*(?:\\'[^']*)*)'$`)
+	relayPattern   = regexp.MustCompile(`^Relaying request - M=(\S+) R=(\S+) F=(\S+) T=(\S+) D=(\S+) ID=(\S+)$`)
+	replyPattern   = regexp.MustCompile(`^Reply from (\S+) - S=(-?\d+) - ([^=]*) M=(\S+) IP=(\S+) ID=(\S+)$`)
+	fieldPattern   = regexp.MustCompile(` ([^ =]+)=('(?:[^'\\]|\\.)*'|[^ ]+)`)
+)
+
+// parsed is one line read back.
+type parsed struct {
+	time, host, pid, level, script string
+	event                          string
+	fields                         []string // names and values in turn
+}
+
+// parse reads one line of the format kamailio, without its line feed.
+func parse(line string) (parsed, error) {
+	m := prefixPattern.FindStringSubmatch(line)
+	if m == nil {
+		return parsed{}, fmt.Errorf("no prefix: %q", line)
+	}
+	p := parsed{time: m[1], host: m[2], pid: m[3], level: m[4], script: m[5]}
+	var names []string
+	var values []string
+	switch {
+	case requestPattern.MatchString(m[6]):
+		p.event, names, values = "request", []string{"script", "M", "R", "F", "T", "IP", "local", "ID", "UAIP", "UA"}, requestPattern.FindStringSubmatch(m[6])[1:]
+	case relayPattern.MatchString(m[6]):
+		p.event, names, values = "relay", []string{"M", "R", "F", "T", "D", "ID"}, relayPattern.FindStringSubmatch(m[6])[1:]
+	case replyPattern.MatchString(m[6]):
+		p.event, names, values = "reply", []string{"side", "S", "reason", "M", "IP", "ID"}, replyPattern.FindStringSubmatch(m[6])[1:]
+	default:
+		p.event = "operational"
+		text := m[6]
+		if at := fieldPattern.FindStringIndex(text); at != nil {
+			text = text[:at[0]]
+		}
+		names, values = append(names, "message"), append(values, text)
+		for _, f := range fieldPattern.FindAllStringSubmatch(m[6], -1) {
+			names, values = append(names, f[1]), append(values, strings.TrimSuffix(strings.TrimPrefix(f[2], "'"), "'"))
+		}
+	}
+	for i, name := range names {
+		value, err := unescape(values[i])
+		if err != nil {
+			return p, fmt.Errorf("%s: %w in %q", name, err, line)
+		}
+		p.fields = append(p.fields, name, value)
+	}
+	return p, nil
+}
+
+// field returns the value of a field.
+func (p parsed) field(name string) string {
+	for i := 0; i < len(p.fields); i += 2 {
+		if p.fields[i] == name {
+			return p.fields[i+1]
+		}
+	}
+	return "no field " + name
+}
+
+// unescape undoes the escaping. A value that was cut ends in \... and keeps this mark.
+func unescape(s string) (string, error) {
+	if s == null {
+		return "", nil
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c < ' ' || c >= 0x7f {
+			return "", fmt.Errorf("raw byte %#x", c)
+		}
+		if c != '\\' {
+			b.WriteByte(c)
+			continue
+		}
+		rest := s[i+1:]
+		switch {
+		case strings.HasPrefix(rest, "..."):
+			if rest != "..." {
+				return "", fmt.Errorf("cut in the middle")
+			}
+			b.WriteString(`\...`)
+			i += 3
+		case strings.HasPrefix(rest, "x") && len(rest) >= 3:
+			raw, err := hex.DecodeString(rest[1:3])
+			if err != nil {
+				return "", err
+			}
+			b.Write(raw)
+			i += 3
+		default:
+			at := strings.IndexByte(`\'"rnt`, append([]byte(rest), 0)[0])
+			if at < 0 {
+				return "", fmt.Errorf("unknown escape at %d", i)
+			}
+			b.WriteByte("\\'\"\r\n\t"[at])
+			i++
+		}
+	}
+	return b.String(), nil
+}

@@ -277,10 +277,7 @@ func (d *decision) strictness() {
 // inDialog is a request of a dialog that carries no Route of ours: a client that
 // ignores Record-Route, or a token of an earlier process.
 func (d *decision) inDialog(u wire.URI) rejection {
-	if !d.r.guarded && !d.snap.self.is(u) {
-		return d.toURI(u)
-	}
-	if d.r.guarded && d.knownName(u) {
+	if !d.snap.self.is(u) && (!d.r.guarded || d.knownName(u)) {
 		return d.toURI(u)
 	}
 	return d.toPool(u)
@@ -359,7 +356,7 @@ func (d *decision) key() uint64 {
 // reached that way: the edge is no open relay.
 func (d *decision) toURI(u wire.URI) rejection {
 	q, ok := resolve.QueryOf(u)
-	if !ok {
+	if !ok || d.snap.self.is(u) {
 		if d.r.pinned != nil {
 			d.r.pin()
 			return rejection{}

@@ -203,7 +203,7 @@ func (m *Msg) addHeader(start, end int) {
 		return
 	}
 	i := len(m.Headers)
-	vs, ve := trimLWS(b, colon+1, end)
+	vs, ve := trimLWS(b, colon+1, end-len("\r\n"))
 	m.Headers = append(m.Headers, Header{k, span(start, end), span(start, nameEnd), span(vs, ve)})
 	m.noteKind(k, i)
 }

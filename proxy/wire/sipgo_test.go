@@ -1,0 +1,76 @@
+package wire
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"regexp"
+	"testing"
+
+	"github.com/emiago/sipgo/sip"
+)
+
+// FuzzScanAgainstSipgo compares with sipgo what makes a transaction and a
+// dialog: Call-ID, CSeq, tags and branch, where both accept a message.
+func FuzzScanAgainstSipgo(f *testing.F) {
+	sip.SetDefaultLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	parser := sip.NewParser()
+	seedMessages(f, func(text []byte) { f.Add(text) })
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var m Msg
+		if m.Scan(text, false) != NoFault || beyondSipgo(&m) {
+			return
+		}
+		theirs, err := parser.ParseSIP(bytes.Clone(m.Buf))
+		if err != nil {
+			return
+		}
+		compare(t, &m, theirs)
+	})
+}
+
+// sipgoDiffers matches legal header parts that sipgo v1.7.2 is known to read
+// in another way: quotes, brackets, escapes and commas within parameters,
+// white space around separators, folds, parameter names in other than lower
+// case, addresses without angle brackets.
+var sipgoDiffers = regexp.MustCompile(`["\[\]\\,\t\x00?]|[^A-Za-z0-9]  | [;=/:]|[;=/] |\r\n |` +
+	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*[^ -~])`)
+
+// nameAddr is a From or To in the form where both agree what is the URI's and
+// what is the header's.
+var nameAddr = regexp.MustCompile(`^[^<>;:]*<[^<>]*>(;[^<>]*)?$`)
+
+func beyondSipgo(m *Msg) bool {
+	return sipgoDiffers.Match(m.Buf[:m.Body.Start]) || !nameAddr.Match(m.Bytes(m.From.Value)) || !nameAddr.Match(m.Bytes(m.To.Value))
+}
+
+func compare(t *testing.T, m *Msg, theirs sip.Message) {
+	t.Helper()
+	same := func(what, ours, sipgo string) {
+		if ours != sipgo {
+			t.Errorf("%s = %q, sipgo has %q in\n%q", what, ours, sipgo, m.Buf)
+		}
+	}
+	if h := theirs.CallID(); h != nil {
+		same("Call-ID", string(m.Bytes(m.CallID)), h.Value())
+	}
+	if h := theirs.CSeq(); h != nil {
+		if h.SeqNo != m.CSeq {
+			t.Errorf("CSeq = %d, sipgo has %d", m.CSeq, h.SeqNo)
+		}
+		same("CSeq method", string(m.Bytes(m.CSeqMethod)), string(h.MethodName))
+	}
+	if h := theirs.From(); h != nil {
+		tag, _ := h.Params.Get("tag")
+		same("From tag", string(m.Bytes(m.From.Tag)), tag)
+	}
+	if h := theirs.To(); h != nil {
+		tag, _ := h.Params.Get("tag")
+		same("To tag", string(m.Bytes(m.To.Tag)), tag)
+	}
+	if h := theirs.Via(); h != nil {
+		branch, _ := h.Params.Get("branch")
+		same("branch", string(m.Bytes(m.TopVia.Branch)), branch)
+		same("Via host", string(m.Bytes(m.TopVia.Host)), h.Host)
+	}
+}

@@ -644,6 +644,7 @@ func TestRFC3261BestResponse(t *testing.T) {
 			second := rawListen(t, network, at(nodeB), cert)
 			h := newHop(t, network, settings{
 				pool:     "    policy: priority\n",
+				probe:    "{ interval: 0, passive: no }",
 				backends: []string{fmt.Sprintf("{ name: second, address: %q, priority: 5 }", second.URI(""))},
 			})
 			cases := []struct {

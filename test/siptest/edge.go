@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,10 +42,10 @@ var built struct {
 }
 
 // Binary builds sipward once per process (with the race detector when the caller is built
-// with it) and returns its path. SIPWARD_BINARY names one that is built already.
+// with it) and returns its path. SIPTEST_BINARY names one that is built already.
 func Binary() (string, error) {
 	built.once.Do(func() {
-		if built.path = os.Getenv("SIPWARD_BINARY"); built.path != "" {
+		if built.path = os.Getenv("SIPTEST_BINARY"); built.path != "" {
 			return
 		}
 		root, err := ModuleRoot()
@@ -136,7 +137,7 @@ func (e *Edge) start(args ...string) {
 	}
 	e.cmd = exec.Command(binary, args...)
 	e.cmd.Dir = e.dir
-	e.cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+e.dir, "GORACE=halt_on_error=0 exitcode=66")
+	e.cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+e.dir, "GORACE=halt_on_error=0 exitcode=66")
 	out, in, err := os.Pipe()
 	if err != nil {
 		e.tb.Fatalf("pipe: %v", err)
@@ -155,6 +156,11 @@ func (e *Edge) start(args ...string) {
 	if _, err := e.WaitLine(ctx, 0, isReady); err != nil {
 		e.tb.Fatalf("sipward did not become ready: %v\n%s", err, e.Output())
 	}
+}
+
+// environment is ours without what would configure the edge.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "SIPWARD_") })
 }
 
 func isReady(line string) bool {
@@ -193,8 +199,9 @@ func (e *Edge) watch(out *os.File) {
 func (e *Edge) cleanup() {
 	if !e.Gone() {
 		_ = e.cmd.Process.Signal(syscall.SIGTERM) // it may be gone by now
-		// Two signals: open transactions of a finished test are not worth waiting for.
-		_ = e.cmd.Process.Signal(syscall.SIGTERM)
+		// A second signal ends it at once: open transactions of a finished test are not worth
+		// waiting for. Another one than the first, because two of a kind may merge into one.
+		_ = e.cmd.Process.Signal(syscall.SIGINT)
 		select {
 		case <-e.exited:
 		case <-time.After(stopTime):
@@ -342,7 +349,7 @@ func Run(ctx context.Context, dir string, args ...string) (output string, code i
 	}
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+dir)
+	cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+dir)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

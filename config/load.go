@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/v2"
@@ -70,7 +71,7 @@ type loader struct {
 // then lists everything that is wrong; a file that cannot be read is an ordinary error. The warnings are there in
 // either case. The configuration is nil unless the error is.
 func Load(o Options) (*Config, Problems, error) {
-	l := &loader{source: o.Path, keyAt: map[string]place{}, valueAt: map[string]place{}}
+	l := &loader{source: bounded(o.Path), keyAt: map[string]place{}, valueAt: map[string]place{}}
 	if l.source == "" {
 		l.source = "configuration"
 	}
@@ -294,7 +295,7 @@ func (l *loader) environment(k *koanf.Koanf, env []string) {
 	})
 	for _, v := range vars {
 		path := strings.Split(strings.ToLower(strings.TrimPrefix(v.name, EnvPrefix)), "__")
-		l.override(k, path, v.value, place{source: "environment " + v.name, layer: layerEnv})
+		l.override(k, path, v.value, place{source: "environment " + bounded(v.name), layer: layerEnv})
 	}
 }
 
@@ -519,10 +520,10 @@ func parent(path string) string {
 func bounded(s string) string {
 	const most = 128
 	if len(s) > most {
-		s = s[:most] + "…"
+		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

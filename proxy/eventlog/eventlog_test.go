@@ -39,7 +39,7 @@ func asJSON() config.Log {
 func open(t testing.TB, c config.Log) (l *Log, closed func() string) {
 	t.Helper()
 	var out bytes.Buffer
-	l, err := Open(c, Options{Host: "lb1", PID: 812, Stdout: &out})
+	l, err := Open(c, Options{Host: "lb1", PID: 812, Stdout: &out, Buffer: 128 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,9 @@ func parse(line string) (parsed, error) {
 		}
 	}
 	for i, name := range names {
+		if values[i] == null && name != "reason" && name != "UA" && p.event != "operational" {
+			values[i] = ""
+		}
 		value, err := unescape(values[i])
 		if err != nil {
 			return p, fmt.Errorf("%s: %w in %q", name, err, line)
@@ -72,9 +75,6 @@ func (p parsed) field(name string) string {
 
 // unescape undoes the escaping. A value that was cut ends in \... and keeps this mark.
 func unescape(s string) (string, error) {
-	if s == null {
-		return "", nil
-	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		c := s[i]

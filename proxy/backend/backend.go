@@ -21,8 +21,8 @@ type Backend struct {
 	id      uint32
 	seed    uint64 // for rendezvous draws
 	weight  float64
-	rank    int32 // of policy priority
-	wish    State // of the operator: Up, Drain or Disabled
+	rank    uint32 // of policy priority
+	wish    State  // of the operator: Up, Drain or Disabled
 	fault   string
 	maxCPS  int
 	rate    *Rate
@@ -40,7 +40,7 @@ type live struct {
 func newBackend(p *Pool, c config.Backend, now time.Duration) *Backend {
 	b := &Backend{
 		pool: p, name: c.Name, address: c.Address,
-		weight: float64(max(c.Weight, 1)), rank: int32(c.Priority), wish: wishOf(c.State),
+		weight: float64(max(c.Weight, 1)), rank: uint32(max(c.Priority, 0)), wish: wishOf(c.State),
 		maxCPS: c.MaxCPS, rate: NewRate(c.MaxCPS),
 	}
 	if b.name == "" {
@@ -169,7 +169,7 @@ func (b *Backend) Admit(now time.Duration) bool { return b.rate.Admit(now) }
 
 // Alive notes a final response other than 503.
 func (b *Backend) Alive(now time.Duration, src Source) Change {
-	if !b.pool.rules.heeds(src) {
+	if !b.pool.rules.heeds(src) || b.live.health.Load().well() {
 		return Change{}
 	}
 	return b.step(now, func(h health) health { return h.alive(b.pool.rules, src, now) })

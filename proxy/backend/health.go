@@ -54,6 +54,9 @@ func (r rules) heeds(src Source) bool { return src == Probe || r.passive }
 
 func (h health) down(now time.Duration) bool { return h.dead || now < h.held }
 
+// well reports whether an answer changes nothing.
+func (h *health) well() bool { return !h.dead && h.told == Up && h.misses == [2]int{} }
+
 // alive is the step for a final response other than 503.
 func (h health) alive(r rules, src Source, now time.Duration) health {
 	h.misses[src] = 0

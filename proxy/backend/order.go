@@ -35,14 +35,15 @@ func policyOf(word string) policy {
 // candidate is a backend that may be tried.
 type candidate struct {
 	b     *Backend
-	tier  uint8   // lower is first, whatever the policy says
-	rank  int32   // then this, lower is first
+	class uint64  // lower is first: the tier, whatever the policy says, then the priority
 	score float64 // then this, higher is first
 }
 
+func (c *candidate) tier() uint64 { return c.class >> 32 }
+
 // The tiers. Either the first two occur, or in panic the last two.
 const (
-	ready   = iota
+	ready   = uint64(iota)
 	resting // slow start keeps this request away from it
 	held    // down, but it answers: with 503
 	silent  // down, no answers
@@ -85,12 +86,12 @@ func (p *Pool) candidates(c []candidate, key uint64, now time.Duration) []candid
 		if b.wish != Up || h.down(now) {
 			continue
 		}
-		tier := uint8(ready)
+		tier := ready
 		// Not the draw of the choice: both must be independent.
 		if share := h.share(slowStart, now); share < 1 && unit(draw(key, ^b.seed)) >= share {
 			tier = resting
 		}
-		c = append(c, candidate{b: b, tier: tier})
+		c = append(c, candidate{b: b, class: tier << 32})
 	}
 	if len(c) > 0 {
 		return c
@@ -99,11 +100,11 @@ func (p *Pool) candidates(c []candidate, key uint64, now time.Duration) []candid
 		if b.wish != Up {
 			continue
 		}
-		tier := uint8(held)
+		tier := held
 		if b.live.health.Load().dead {
 			tier = silent
 		}
-		c = append(c, candidate{b: b, tier: tier})
+		c = append(c, candidate{b: b, class: tier << 32})
 	}
 	return c
 }
@@ -117,7 +118,7 @@ func (p *Pool) score(c []candidate, key, turn uint64) {
 	for i := range c {
 		c[i].score = p.rendezvous(c[i].b, key)
 		if p.policy == byPriority {
-			c[i].rank = c[i].b.rank
+			c[i].class |= uint64(c[i].b.rank)
 		}
 	}
 	if p.policy == byWeight {
@@ -140,10 +141,10 @@ func (p *Pool) rendezvous(b *Backend, key uint64) float64 {
 func scoreTurns(c []candidate, turn uint64) {
 	var size, seen [tiers]uint64
 	for i := range c {
-		size[c[i].tier]++
+		size[c[i].tier()]++
 	}
 	for i := range c {
-		tier := c[i].tier
+		tier := c[i].tier()
 		n := size[tier]
 		c[i].score = -float64((seen[tier] + n - turn%n) % n)
 		seen[tier]++
@@ -158,20 +159,20 @@ func scoreFirst(c []candidate, turn uint64) {
 	if len(c) == 0 {
 		return
 	}
-	best := c[0].tier
+	best := c[0].tier()
 	for i := range c {
-		best = min(best, c[i].tier)
+		best = min(best, c[i].tier())
 	}
 	sum := 0.0
 	for i := range c {
-		if c[i].tier == best {
+		if c[i].tier() == best {
 			sum += c[i].b.weight
 		}
 	}
 	const golden = 0x9e3779b97f4a7c15 // 2^64 / 1.618…
 	at := sum * unit(turn*golden)
 	for i := range c {
-		if c[i].tier != best {
+		if c[i].tier() != best {
 			continue
 		}
 		if at -= c[i].b.weight; at < 0 {
@@ -182,11 +183,14 @@ func scoreFirst(c []candidate, turn uint64) {
 }
 
 func before(a, b candidate) int {
-	if a.tier != b.tier {
-		return cmp.Compare(a.tier, b.tier)
+	switch {
+	case a.class != b.class:
+		return cmp.Compare(a.class, b.class)
+	case a.score > b.score:
+		return -1
+	case a.score < b.score:
+		return 1
+	default:
+		return 0
 	}
-	if a.rank != b.rank {
-		return cmp.Compare(a.rank, b.rank)
-	}
-	return cmp.Compare(b.score, a.score)
 }

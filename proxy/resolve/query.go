@@ -118,12 +118,20 @@ func isLabel(s string) bool {
 // no DNS. Without a transport, sip means UDP and sips means TLS; without a
 // port, the default one of the transport (RFC 3263 sections 4.1 and 4.2).
 func Literal(q Query) (Target, bool) {
+	if !mayBeAddr(q.Host) {
+		return Target{}, false
+	}
 	addr, err := netip.ParseAddr(q.Host)
 	if err != nil {
 		return Target{}, false
 	}
 	proto := q.proto()
 	return Target{Proto: proto, Addr: netip.AddrPortFrom(addr.Unmap(), q.port(proto)), ServerName: q.Host}, true
+}
+
+// mayBeAddr rules most names out without the price of an error.
+func mayBeAddr(s string) bool {
+	return s != "" && (s[len(s)-1] <= '9' || strings.IndexByte(s, ':') >= 0)
 }
 
 // proto returns the transport of a query that does not leave it to DNS.

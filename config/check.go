@@ -19,6 +19,10 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 	l.checkListeners(c, host)
 	l.checkLog(c.Log)
 	l.checkServerID(c.ServerID)
+	l.checkSecret(c.Secret)
+	for i, alias := range c.Aliases {
+		l.checkAdvertise(fmt.Sprintf("aliases[%d]", i), alias)
+	}
 	if _, ok := l.keyAt["lab"]; ok && c.Lab {
 		l.warnf("lab", "values below the safe minima are permitted: for laboratories only")
 	}
@@ -148,6 +152,14 @@ func (l *loader) checkLog(log Log) {
 func (l *loader) checkServerID(id string) {
 	if len(id) > 256 || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
 		l.errorf("server_id", "want one line of at most 256 bytes")
+	}
+}
+
+// checkSecret never shows the value.
+func (l *loader) checkSecret(secret string) {
+	const least, most = 16, 1024
+	if secret != "" && (len(secret) < least || len(secret) > most) {
+		l.errorf("secret", "want %d to %d bytes that nobody can guess", least, most)
 	}
 }
 

@@ -247,6 +247,26 @@ func TestValuesOfUnknownKeysAreNotEchoed(t *testing.T) {
 	}
 }
 
+func TestTheSecretIsNotEchoed(t *testing.T) {
+	for _, value := range []string{"hunter2", "[hunter2]", "{a: hunter2}", "!!int hunter2"} {
+		_, _, err := Load(Options{Path: "f.yaml", Data: []byte(small + "secret: " + value + "\n"), Sets: []string{"secret.x=hunter2", "aliases=a b"}})
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("got %v", err)
+		}
+	}
+	_, _, err := Load(Options{Path: "f.yaml", Data: []byte(small), Sets: []string{"secret=hunter2"}})
+	if err == nil || !strings.HasPrefix(err.Error(), "--set secret: secret: want 16 to") {
+		t.Errorf("got %v", err)
+	}
+	c := load(t, small+"secret: hunter2hunter2hunter2\n")
+	if strings.Contains(Text(c), "hunter2") {
+		t.Error("shown by Text")
+	}
+	if _, restart := Diff(load(t, small), c); !slices.Equal(restart, []string{"secret"}) {
+		t.Errorf("got %v", restart)
+	}
+}
+
 func TestLoadBoundsTheFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "big.yaml")
 	if err := os.WriteFile(name, []byte(strings.Repeat("#", MaxFile+1)), 0o600); err != nil {

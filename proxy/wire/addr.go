@@ -94,6 +94,9 @@ func balanced(b []byte) bool {
 	if len(b) > 0 && b[0] == '<' && bytes.IndexByte(b, '>') == len(b)-1 {
 		return true // one URI in brackets, as most are
 	}
+	if bytes.IndexByte(b, '"') < 0 && bytes.IndexByte(b, '<') < 0 {
+		return true
+	}
 	for i := 0; i < len(b); {
 		end, closed := valueEnd(b, i, len(b))
 		if !closed {

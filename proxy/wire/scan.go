@@ -205,19 +205,19 @@ func (m *Msg) addHeader(start, end int) {
 	i := len(m.Headers)
 	vs, ve := trimLWS(b, colon+1, end-len("\r\n"))
 	m.Headers = append(m.Headers, Header{k, span(start, end), span(start, nameEnd), span(vs, ve)})
-	m.noteKind(k, i)
-}
-
-// noteKind keeps the first of each kind and finds repeated singletons.
-func (m *Msg) noteKind(k Kind, i int) {
+	if m.first[k] == 0 {
+		m.first[k] = uint16(i) + 1
+	} else {
+		m.repeated(k)
+	}
 	if k == KindVia {
 		m.Vias++
 		m.lastVia = i
 	}
-	if m.first[k] == 0 {
-		m.first[k] = uint16(i) + 1
-		return
-	}
+}
+
+// repeated refuses the second header of a kind that may appear once.
+func (m *Msg) repeated(k Kind) {
 	switch k {
 	case KindFrom:
 		m.fail(FaultRepeatedFrom)

@@ -114,8 +114,12 @@ func (c *responseContext) waitsForLegsLocked() bool {
 	return c.waiting
 }
 
-// tried says whether a backend's address was tried already.
+// tried says whether a backend's address was tried already. Without a context
+// (a request that has no transaction) nothing was.
 func (c *responseContext) tried(b *backend.Backend, t resolve.Target) bool {
+	if c == nil {
+		return false
+	}
 	for i := range c.legs {
 		if l := c.leg(i); l.backend == b && l.addr == t {
 			return true

@@ -5,17 +5,7 @@
 // copied, decoded or normalised. An [Edit] collects deletions and insertions
 // and writes the outgoing message in one pass; every byte it was not told to
 // touch leaves as it came: header order, compact names, folds, odd quoting,
-// octets that are not UTF-8.
-//
-//	var m wire.Msg
-//	if f := m.Scan(datagram, false); f != wire.NoFault { ... }
-//	var e wire.Edit
-//	e.Reset(&m)
-//	e.Replace(m.RURI, target)
-//	e.SetMaxForwards(m.MaxForwards - 1)
-//	e.DeleteFirst(wire.KindRoute, 1)
-//	e.End(append(e.Begin(wire.At(m.ViaPos())), "Via: SIP/2.0/UDP ...\r\n"...))
-//	out = e.AppendTo(out[:0])
+// octets that are not UTF-8. The example shows a request being forwarded.
 //
 // # What is understood, what is refused
 //

@@ -104,28 +104,28 @@ var kindNames = [numKinds]string{
 	KindIdentityInfo:       "Identity-Info",
 }
 
-// compactKinds is the IANA registry of compact forms, by letter.
-var compactKinds = [26]Kind{
-	'a' - 'a': KindAcceptContact,
-	'b' - 'a': KindReferredBy,
-	'c' - 'a': KindContentType,
-	'd' - 'a': KindRequestDisposition,
-	'e' - 'a': KindContentEncoding,
-	'f' - 'a': KindFrom,
-	'i' - 'a': KindCallID,
-	'j' - 'a': KindRejectContact,
-	'k' - 'a': KindSupported,
-	'l' - 'a': KindContentLength,
-	'm' - 'a': KindContact,
-	'n' - 'a': KindIdentityInfo,
-	'o' - 'a': KindEvent,
-	'r' - 'a': KindReferTo,
-	's' - 'a': KindSubject,
-	't' - 'a': KindTo,
-	'u' - 'a': KindAllowEvents,
-	'v' - 'a': KindVia,
-	'x' - 'a': KindSessionExpires,
-	'y' - 'a': KindIdentity,
+// compactKinds is the IANA registry of compact forms, by lower-case letter.
+var compactKinds = [256]Kind{
+	'a': KindAcceptContact,
+	'b': KindReferredBy,
+	'c': KindContentType,
+	'd': KindRequestDisposition,
+	'e': KindContentEncoding,
+	'f': KindFrom,
+	'i': KindCallID,
+	'j': KindRejectContact,
+	'k': KindSupported,
+	'l': KindContentLength,
+	'm': KindContact,
+	'n': KindIdentityInfo,
+	'o': KindEvent,
+	'r': KindReferTo,
+	's': KindSubject,
+	't': KindTo,
+	'u': KindAllowEvents,
+	'v': KindVia,
+	'x': KindSessionExpires,
+	'y': KindIdentity,
 }
 
 // kindSlots finds a long name by its length, first and last letter; no two
@@ -161,10 +161,7 @@ func KindOf(name []byte) Kind {
 	case 0:
 		return KindOther
 	case 1:
-		if i := lower(name[0]) - 'a'; i < 26 {
-			return compactKinds[i]
-		}
-		return KindOther
+		return compactKinds[lower(name[0])]
 	}
 	k := kindSlots[kindSlot(name)]
 	if s := kindNames[k]; string(name) == s || equalFold(name, s) {

@@ -106,7 +106,8 @@ func (m *Msg) First(k Kind) int {
 	return int(m.first[k]) - 1
 }
 
-// Value is the value of the first header of kind k, nil when there is none.
+// Value is the value of the first header of kind k, empty when there is none;
+// First tells an absent header from an empty one.
 func (m *Msg) Value(k Kind) []byte {
 	i := m.First(k)
 	if i < 0 {
@@ -174,7 +175,7 @@ func (m *Msg) Replyable() bool {
 	if m.TopVia.Host.Empty() || m.From.Value.Empty() || m.To.Value.Empty() || m.CallID.Empty() {
 		return false
 	}
-	if m.Value(KindCSeq) == nil {
+	if len(m.Value(KindCSeq)) == 0 {
 		return false
 	}
 	for i := range m.Headers {

@@ -135,58 +135,46 @@ func (u *URI) parseTail(b []byte) bool {
 // parseParams notes the parameters that routing needs; the first of a name
 // counts.
 func (u *URI) parseParams() {
-	for b := u.Params; len(b) > 0; {
-		b = b[1:]
-		end := bytes.IndexByte(b, ';')
-		if end < 0 {
-			end = len(b)
+	var name, value []byte
+	for rest := u.Params; len(rest) > 0; {
+		name, value, rest = nextURIParam(rest)
+		switch {
+		case equalFold(name, "lr"):
+			u.LR = true
+		case u.Transport == nil && equalFold(name, "transport"):
+			u.Transport = value
+		case u.MAddr == nil && equalFold(name, "maddr"):
+			u.MAddr = value
+		case u.TTL == nil && equalFold(name, "ttl"):
+			u.TTL = value
 		}
-		name, value := b[:end:end], []byte(nil)
-		if eq := bytes.IndexByte(name, '='); eq >= 0 {
-			name, value = name[:eq:eq], name[eq+1:]
-		}
-		u.param(name, value)
-		b = b[end:]
 	}
 }
 
-func (u *URI) param(name, value []byte) {
-	keep := func(p *[]byte) {
-		if *p == nil {
-			*p = value
-		}
-	}
-	switch {
-	case equalFold(name, "lr"):
-		u.LR = true
-	case equalFold(name, "transport"):
-		keep(&u.Transport)
-	case equalFold(name, "maddr"):
-		keep(&u.MAddr)
-	case equalFold(name, "ttl"):
-		keep(&u.TTL)
-	}
-}
-
-// Param finds a URI parameter by its name in any case; its value is nil
-// without '='. Unlike the function Param it gives quotes no meaning.
+// Param finds a URI parameter by its name in any case, the first one of that
+// name; its value is nil without '='. Unlike the function Param it gives
+// quotes no meaning.
 func (u URI) Param(name string) (value []byte, found bool) {
-	for b := u.Params; len(b) > 0; {
-		b = b[1:]
-		end := bytes.IndexByte(b, ';')
-		if end < 0 {
-			end = len(b)
-		}
-		n, v := b[:end:end], []byte(nil)
-		if eq := bytes.IndexByte(n, '='); eq >= 0 {
-			n, v = n[:eq:eq], n[eq+1:]
-		}
+	var n []byte
+	for rest := u.Params; len(rest) > 0; {
+		n, value, rest = nextURIParam(rest)
 		if equalFold(n, name) {
-			return v, true
+			return value, true
 		}
-		b = b[end:]
 	}
 	return nil, false
+}
+
+// nextURIParam takes ";name[=value]" off the front of b.
+func nextURIParam(b []byte) (name, value, rest []byte) {
+	name = b[1:]
+	if i := bytes.IndexByte(name, ';'); i >= 0 {
+		name, rest = name[:i:i], name[i:]
+	}
+	if i := bytes.IndexByte(name, '='); i >= 0 {
+		name, value = name[:i:i], name[i+1:]
+	}
+	return name, value, rest
 }
 
 // Addr is the host as an address, false when it is a name.

@@ -1,15 +1,14 @@
-// Command sipward is a stateful SIP load balancer proxy: one binary and one YAML
-// file in front of a PBX. Run `sipward help` for what it can do.
+// Command sipward is a stateful SIP load balancer proxy: one binary and one YAML file in front of a PBX.
+// Run `sipward help` for what it can do.
 package main
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
-
-	"github.com/sipward/sipward/config"
 )
 
 // Exit codes.
@@ -19,44 +18,84 @@ const (
 	exitBadConfig = 2 // bad configuration or usage
 )
 
-func main() { os.Exit(execute(os.Args[1:])) }
+func main() { os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// execute runs one command line. What goes wrong is printed here and nowhere else.
+func execute(args []string, out, errOut io.Writer) int {
+	running := false
+	root := newRoot()
+	root.PersistentPreRun = func(*cobra.Command, []string) { running = true }
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	c, err := root.ExecuteC()
+	if err == nil {
+		return exitOK
+	}
+	var said alreadySaid
+	var config configError
+	var usage usageError
+	switch {
+	case errors.As(err, &said):
+		return said.code
+	case errors.As(err, &config):
+		fmt.Fprintln(errOut, paintLines(err.Error(), palette(errOut).red))
+		return exitBadConfig
+	case errors.As(err, &usage) || !running: // what cobra finds wrong, it finds before it runs a command
+		fmt.Fprintf(errOut, "%s: %v; see %s --help\n", c.CommandPath(), err, c.CommandPath())
+		return exitBadConfig
+	default:
+		fmt.Fprintf(errOut, "%s: %v\n", c.CommandPath(), err)
+		return exitFailure
+	}
+}
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
 
-func execute(args []string) int {
-	root := newRoot()
-	root.SetArgs(args)
-	err := root.Execute()
-	if err == nil {
-		return exitOK
-	}
-	fmt.Fprintln(root.ErrOrStderr(), err)
-	var problems config.Problems
-	var usage usageError
-	if errors.As(err, &problems) || errors.As(err, &usage) {
-		return exitBadConfig
-	}
-	return exitFailure
-}
+// configError is a configuration that cannot be used, or a file that cannot be read.
+type configError struct{ error }
+
+// alreadySaid ends a command whose output has told what is wrong.
+type alreadySaid struct{ code int }
+
+func (a alreadySaid) Error() string { return fmt.Sprintf("exit code %d", a.code) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "sipward",
-		Short:         "A stateful SIP load balancer and edge proxy in front of a PBX",
+		Use:   "sipward",
+		Short: "A stateful SIP load balancer and edge proxy in front of a PBX",
+		Long: `sipward stands in front of a PBX and spreads calls and registrations over its nodes.
+
+  sipward demo                                see it work: needs nothing, ends by itself
+  sipward proxy --to sip:10.0.0.10:5060       put it in front of a PBX, without a file
+  sipward init --to sip:10.0.0.10 > sipward.yaml && sipward check && sipward run
+
+Exit codes: 0 all went well, 1 it failed while running, 2 bad configuration or usage.`,
 		SilenceErrors: true, // printed once, in execute
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("sipward: unknown command %q; see sipward help", args[0])}
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%s: %w; see %s --help", c.CommandPath(), err, c.CommandPath())}
-	})
-	root.AddCommand(newRun(), newProxy())
+	root.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+		}
+		return fmt.Errorf("unknown command %q%s", args[0], hint)
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newVersion())
 	return root
+}
+
+// none refuses arguments of a command that takes flags only.
+func none(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected %q", args[0])
+	}
+	return nil
 }

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy"
+)
+
+// introduce says once what the edge does here and what it cannot; the line ready comes last. It is false when a signal
+// to stop came before. The edge serves all the while.
+func (s *session) introduce(warnings config.Problems) bool {
+	op := s.log.Op()
+	for _, w := range warnings {
+		op.Warn().Msg(w.String())
+	}
+	listening(op, s.edge.Listeners())
+	trusts(op, s.config)
+	protections(op, s.config)
+	impossible(op, s.config)
+	s.log.Flush()
+	probes, goOn := s.firstProbes()
+	for _, p := range probes {
+		firstProbe(op, p)
+	}
+	if goOn {
+		op.Info().Msg("ready")
+	}
+	s.log.Flush()
+	return goOn
+}
+
+func listening(op *zerolog.Logger, listeners []proxy.Listener) {
+	for _, l := range listeners {
+		e := op.Info().Str("address", l.Proto+":"+l.Bound.String())
+		if l.Side != "" {
+			e = e.Str("side", l.Side)
+		}
+		if l.Advertised != "" {
+			e = e.Str("advertise", l.Advertised)
+		}
+		e.Msg("listening")
+	}
+}
+
+// trusts names those whose requests may go anywhere; everybody else's go to the pools.
+func trusts(op *zerolog.Logger, c *config.Config) {
+	var who []string
+	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
+		for _, b := range c.Pools[name].Backends {
+			who = append(who, b.Name)
+		}
+	}
+	op.Info().Str("backends", strings.Join(who, ",")).Msg("trusted: only requests of backends may leave for other places")
+}
+
+// protections shows what is on, with the numbers in force and the keys that set them.
+func protections(op *zerolog.Logger, c *config.Config) {
+	l, t := c.Limits, c.Transaction
+	delay := "off"
+	if l.QueueDelay > 0 {
+		delay = l.QueueDelay.D().String()
+	}
+	op.Info().Str("queue_delay", delay).Int("max_message", l.MaxMessage).Str("message_timeout", l.MessageTimeout.D().String()).
+		Str("idle_timeout", l.IdleTimeout.D().String()).Int("max_connections_per_source", l.MaxConnectionsPerSource).
+		Msg("protections: malformed messages, loops and forged responses are refused; bans and authentication are left to the PBX")
+	op.Info().Int("max_transactions", l.MaxTransactions).Int("max_connections", l.MaxConnections).Int("write_queue", l.WriteQueue).
+		Str("timer_b", t.TimerB.D().String()).Str("timer_c", t.TimerC.D().String()).Msg("limits")
+	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
+		p := c.Pools[name]
+		e := op.Info().Str("pool", name).Str("policy", p.Policy).Int("backends", len(p.Backends)).
+			Str("invite_failover", orElse(p.InviteFailover, t.InviteFailover)).
+			Str("request_failover", orElse(p.RequestFailover, t.RequestFailover))
+		if p.Probe.Interval > 0 {
+			e = e.Str("probe_interval", p.Probe.Interval.D().String()).Int("down_after", p.Probe.DownAfter)
+		} else {
+			e = e.Str("probe_interval", "off")
+		}
+		if n := totalCPS(p); n != "" {
+			e = e.Str("max_cps", n)
+		}
+		e.Msg("pool")
+	}
+}
+
+func orElse(d, or config.Duration) string {
+	if d == 0 {
+		d = or
+	}
+	return d.D().String()
+}
+
+// totalCPS lists the rate limits of a pool's members.
+func totalCPS(p config.Pool) string {
+	var limits []string
+	for _, b := range p.Backends {
+		if b.MaxCPS > 0 {
+			limits = append(limits, fmt.Sprintf("%s:%d", b.Name, b.MaxCPS))
+		}
+	}
+	return strings.Join(limits, ",")
+}
+
+// impossible says what this host does not permit. A receive buffer that the kernel keeps small has its line from the
+// transport, when the socket is opened.
+func impossible(op *zerolog.Logger, c *config.Config) {
+	if files, known := maxFiles(); known && files < uint64(c.Limits.MaxConnections)+filesBesides {
+		op.Warn().Uint64("open_files", files).Int("max_connections", c.Limits.MaxConnections).
+			Msg("not possible here: this many connections; raise the limit of open files (ulimit -n, LimitNOFILE) or lower limits.max_connections")
+	}
+}
+
+// filesBesides is how many files are open besides connections: sockets, log, poller. A number we chose.
+const filesBesides = 64
+
+// firstProbes waits for the first result of every probe. Signals are heard meanwhile; one to stop ends the wait.
+func (s *session) firstProbes() (all []proxy.FirstProbe, goOn bool) {
+	longest := time.Duration(0)
+	for _, p := range s.config.Pools {
+		if p.Probe.Interval > 0 {
+			longest = max(longest, p.Probe.Timeout.D()+time.Second)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	known := make(chan []proxy.FirstProbe, 1)
+	go func() { known <- s.edge.FirstProbes(ctx) }() // ends with ctx
+	for {
+		select {
+		case all = <-known:
+			return all, true
+		case sig := <-s.signals:
+			if sig != syscall.SIGHUP {
+				cancel()
+				return <-known, false
+			}
+			s.reload()
+		}
+	}
+}
+
+func firstProbe(op *zerolog.Logger, p proxy.FirstProbe) {
+	e := op.Info()
+	if !strings.HasPrefix(p.Why, "answers 2") {
+		e = op.Warn()
+	}
+	e.Str("pool", p.Pool).Str("address", p.Address).Str("state", p.State).Msg("backend " + p.Name + ": " + p.Why)
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy"
+	"github.com/sipward/sipward/proxy/eventlog"
+)
+
+// closeTime bounds the closing of sockets and goroutines at the end.
+const closeTime = 5 * time.Second
+
+// serve is the life of the edge, from the configuration to a clean stop.
+func serve(out, errOut io.Writer, load loader) error {
+	c, warnings, err := load()
+	if err != nil {
+		return err
+	}
+	log, err := eventlog.Open(c.Log, eventlog.Options{Script: "sipward", Stdout: out, Stderr: errOut})
+	if err != nil {
+		return fmt.Errorf("log.output: %w", err)
+	}
+	defer log.Close() // what it could say, the log could not
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	edge, err := proxy.New(c, log)
+	if err != nil {
+		return err
+	}
+	edge.Start()
+	s := session{edge: edge, log: log, config: c, load: load, signals: signals}
+	if s.introduce(warnings) {
+		s.untilStopped()
+	}
+	return s.stop()
+}
+
+// session is a running edge and what its signals act on.
+type session struct {
+	edge    *proxy.Edge
+	log     *eventlog.Log
+	config  *config.Config
+	load    loader
+	signals chan os.Signal
+}
+
+func (s *session) untilStopped() {
+	for sig := range s.signals {
+		if sig != syscall.SIGHUP {
+			return
+		}
+		s.reload()
+	}
+}
+
+// reload takes a new configuration over, or says why not.
+func (s *session) reload() {
+	op := s.log.Op()
+	if err := s.log.Reopen(); err != nil {
+		op.Error().Err(err).Msg("log file could not be opened anew, the old one stays in use")
+	}
+	c, warnings, err := s.load()
+	if err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			op.Error().Msg("reload refused: " + line)
+		}
+		op.Error().Msg("the running configuration stays in use")
+		return
+	}
+	applied, restart := config.Diff(s.config, c)
+	if err := s.edge.Reload(c); err != nil {
+		op.Error().Msg("reload refused: " + err.Error() + "; the running configuration stays in use")
+		return
+	}
+	if err := s.log.Configure(c.Log); err != nil {
+		op.Error().Err(err).Msg("log settings not taken over")
+	}
+	s.config = c
+	for _, w := range warnings {
+		op.Warn().Msg(w.String())
+	}
+	op.Info().Str("changed", orNothing(applied)).Str("restart_needed_for", orNothing(restart)).Msg("configuration reloaded")
+}
+
+func orNothing(keys []string) string {
+	if len(keys) == 0 {
+		return "nothing"
+	}
+	return strings.Join(keys, ",")
+}
+
+// stop lets transactions end, then closes. A second signal ends it at once.
+func (s *session) stop() error {
+	op := s.log.Op()
+	op.Info().Str("at_most", s.config.StopTimeout.D().String()).Msg("stopping: new calls get 503, running transactions may end")
+	ctx, cancel := context.WithTimeout(context.Background(), s.config.StopTimeout.D())
+	defer cancel()
+	go func() { // ends with ctx
+		for {
+			select {
+			case sig := <-s.signals:
+				if sig != syscall.SIGHUP {
+					cancel()
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	left := s.edge.Drain(ctx)
+	closing, done := context.WithTimeout(context.Background(), closeTime)
+	defer done()
+	err := s.edge.Stop(closing)
+	n := s.edge.Counters()
+	op.Info().Int("unanswered", left).Uint64("received", n.Received).Uint64("forwarded", n.Forwarded).
+		Uint64("failovers", n.Failovers).Uint64("rejected", n.Rejected).Uint64("malformed", n.Malformed).
+		Uint64("stray", n.Stray).Uint64("log_lines_lost", s.log.Dropped()).Msg("stopped")
+	return err
+}

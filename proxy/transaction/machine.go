@@ -266,7 +266,7 @@ func (m *Machine) inviteClient(e Event, now time.Duration, t *Times) Effect {
 		case SendFailed:
 			return m.terminate() | Failed
 		case Tick:
-			return m.inviteClientTick(now)
+			return m.inviteClientTick(now, t)
 		}
 	case Completed:
 		switch e {
@@ -288,10 +288,11 @@ func (m *Machine) inviteClient(e Event, now time.Duration, t *Times) Effect {
 	return 0
 }
 
-func (m *Machine) inviteClientTick(now time.Duration) Effect {
+func (m *Machine) inviteClientTick(now time.Duration, t *Times) Effect {
 	if m.passed(m.deadline, now) {
 		if m.state == Proceeding && !m.cancelled {
-			m.deadline = 0 // until the owner has sent the CANCEL
+			// It ends also when the owner could not send the CANCEL.
+			m.cancelled, m.deadline = true, now+t.linger()
 			return CFired
 		}
 		return m.terminate() | TimedOut

@@ -42,7 +42,7 @@ func (s *udpSocket) readErrors(in *inbox) {
 	}
 	defer s.release()
 	for !s.isClosed.Load() {
-		n, e := in.receive(s.fd, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		n, e := in.receive(uintptr(s.fd), unix.MSG_ERRQUEUE)
 		if e == unix.EAGAIN {
 			return
 		}

@@ -265,8 +265,8 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, now 
 	}
 	c.last = b
 	c.answeredLocked()
-	if c.method == wire.INVITE && status >= 300 && c.server.State() == transaction.Completed && c.req != nil {
-		w.again.Scan(c.req, c.up.Proto().Reliable())
+	if c.method == wire.INVITE && status >= 300 && c.server.State() == transaction.Completed {
+		w.again.Scan(b, c.up.Proto().Reliable())
 		w.key = transaction.AppendAckKey(w.key[:0], &w.again)
 		if k := string(w.key); c.edge.table.Alias(k, c) {
 			c.ackKey = k

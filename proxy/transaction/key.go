@@ -26,14 +26,19 @@ func AppendServerKey(dst []byte, m *wire.Msg, method []byte) []byte {
 
 // AppendAckKey appends the key by which an ACK finds the failed INVITE it
 // acknowledges when it comes with a branch of its own, as some clients send it.
+// m is the ACK, or the final response that it acknowledges. The To tag tells the
+// branches of a fork apart: below a forking proxy one may fail and another be
+// answered, and the ACK for the 2xx must not end here.
 func AppendAckKey(dst []byte, m *wire.Msg) []byte {
 	dst = append(dst, "ack of"...)
 	dst = appendPart(dst, m.Bytes(m.CallID))
+	dst = appendNumber(append(dst, '\n'), m.CSeq)
 	dst = appendPart(dst, m.Bytes(m.From.Tag))
-	return appendNumber(append(dst, '\n'), m.CSeq)
+	return appendPart(dst, m.Bytes(m.To.Tag))
 }
 
-// appendPart separates with LF, which no value on one line can contain.
+// appendPart separates with LF: inside a value it stands only in a fold, before
+// white space, and no value begins with that.
 func appendPart(dst, part []byte) []byte { return append(append(dst, '\n'), part...) }
 
 func appendLower(dst, b []byte) []byte {

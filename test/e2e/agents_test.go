@@ -17,9 +17,8 @@ var mixes = []struct{ outside, inside string }{
 }
 
 // mixed is an edge with a listener for each of the two transports.
-func mixed(t *testing.T, outside, inside string, s settings) (edge *siptest.Edge, addr netip.AddrPort, cert *siptest.Certificate) {
+func mixed(t *testing.T, outside, inside string, cert *siptest.Certificate, s settings) (edge *siptest.Edge, addr netip.AddrPort) {
 	t.Helper()
-	cert = certificate(t)
 	addr = freeAddr(t)
 	s.listen = append(s.listen, listener(t, outside, addr, cert))
 	if inside != outside {
@@ -28,7 +27,7 @@ func mixed(t *testing.T, outside, inside string, s settings) (edge *siptest.Edge
 	if inside == "tls" {
 		s.pool += "    tls: { insecure: yes }\n"
 	}
-	return siptest.StartEdge(t, s.yaml()), addr, cert
+	return siptest.StartEdge(t, s.yaml()), addr
 }
 
 // TestPhonesThroughTheEdge: registration with digest, a call with requests inside it from both
@@ -37,12 +36,12 @@ func mixed(t *testing.T, outside, inside string, s settings) (edge *siptest.Edge
 func TestPhonesThroughTheEdge(t *testing.T) {
 	for _, mix := range mixes {
 		t.Run(mix.outside+" to "+mix.inside, func(t *testing.T) {
-			pbxCert := certificate(t)
+			cert := certificate(t)
 			pbx := newPBX(t, siptest.PBXOptions{
-				TLS: pbxCert.Server(), Ringing: 5 * time.Millisecond, Answer: 20 * time.Millisecond,
+				TLS: cert.Server(), Ringing: 5 * time.Millisecond, Answer: 20 * time.Millisecond,
 				Accounts: map[string]string{"alice": "secret"},
 			})
-			edge, addr, cert := mixed(t, mix.outside, mix.inside, settings{backends: []string{pbx.URI(mix.inside)}})
+			edge, addr := mixed(t, mix.outside, mix.inside, cert, settings{backends: []string{pbx.URI(mix.inside)}})
 			phone := newPhone(t, siptest.PhoneOptions{User: "alice", Network: mix.outside, Proxy: addr, TLS: cert.Server()})
 			ctx := within(t, 30*time.Second)
 
@@ -113,9 +112,9 @@ func TestRecordRouteSpansBothSides(t *testing.T) {
 			continue
 		}
 		t.Run(mix.outside+" to "+mix.inside, func(t *testing.T) {
-			nodeCert := certificate(t)
-			node := rawListen(t, mix.inside, at(nodeA), nodeCert)
-			_, addr, cert := mixed(t, mix.outside, mix.inside, settings{backends: []string{node.URI("")}})
+			cert := certificate(t)
+			node := rawListen(t, mix.inside, at(nodeA), cert)
+			_, addr := mixed(t, mix.outside, mix.inside, cert, settings{backends: []string{node.URI("")}})
 			caller := rawDial(t, mix.outside, addr, cert)
 			h := &hop{network: mix.outside, addr: addr, caller: caller, node: node}
 			x := h.begin(t, "INVITE")
@@ -151,8 +150,9 @@ func TestRecordRouteSpansBothSides(t *testing.T) {
 		})
 	}
 	t.Run("udp without Content-Length to tcp", func(t *testing.T) {
-		node := rawListen(t, "tcp", at(nodeA), certificate(t))
-		_, addr, cert := mixed(t, "udp", "tcp", settings{backends: []string{node.URI("")}})
+		cert := certificate(t)
+		node := rawListen(t, "tcp", at(nodeA), cert)
+		_, addr := mixed(t, "udp", "tcp", cert, settings{backends: []string{node.URI("")}})
 		h := &hop{network: "udp", addr: addr, caller: rawDial(t, "udp", addr, cert), node: node}
 		x := h.begin(t, "MESSAGE")
 		x.req.Set("Content-Type", "text/plain")

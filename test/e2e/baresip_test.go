@@ -214,8 +214,9 @@ func TestBaresipThroughTheEdge(t *testing.T) {
 	for _, mix := range []struct{ outside, inside string }{{"udp", "udp"}, {"tcp", "tcp"}, {"tls", "tls"}, {"udp", "tcp"}, {"tcp", "udp"}} {
 		for _, calleeHangsUp := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s to %s, callee hangs up %v", mix.outside, mix.inside, calleeHangsUp), func(t *testing.T) {
-				bob := startBaresip(t, "bob", mix.inside, nodeA, netip.AddrPort{}, certificate(t))
-				edge, addr, cert := mixed(t, mix.outside, mix.inside, settings{backends: []string{siptest.URI("", bob.addr, mix.inside)}})
+				cert := certificate(t)
+				bob := startBaresip(t, "bob", mix.inside, nodeA, netip.AddrPort{}, cert)
+				edge, addr := mixed(t, mix.outside, mix.inside, cert, settings{backends: []string{siptest.URI("", bob.addr, mix.inside)}})
 				alice := startBaresip(t, "alice", mix.outside, siptest.Loopback, addr, cert)
 				baresipCall(t, alice, bob, "sip:bob@siptest.example", calleeHangsUp)
 				for _, want := range []string{"M=INVITE", "M=ACK", "M=BYE"} {

@@ -94,10 +94,6 @@ func TestWhatCannotStartSaysWhy(t *testing.T) {
 			listen:   []string{`{ address: "tls:` + free + `", certificate: /nowhere/cert.pem, key: /nowhere/key.pem }`},
 			backends: []string{"sip:127.0.0.2:5099"},
 		}, []int{1, 2}, []string{"/nowhere/cert.pem"}},
-		{"backend without an address", settings{
-			listen: []string{"udp:" + free}, backends: []string{"sip:pbx.invalid"},
-			top: "resolver: { servers: [\"127.0.0.1:9\"], timeout: 0.2, hosts_file: \"\" }\n",
-		}, []int{1, 2}, []string{"pbx.invalid"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -129,5 +125,31 @@ func TestWhatCannotStartSaysWhy(t *testing.T) {
 				t.Logf("output:\n%s", out)
 			}
 		})
+	}
+}
+
+// TestUnresolvableBackendIsNamed: a name that DNS does not know (yet) does not keep the edge from
+// running; one line says which backend it is and what is wrong.
+func TestUnresolvableBackendIsNamed(t *testing.T) {
+	a := newAnswerer(t, "nodeA", nodeA)
+	addr := freeAddr(t)
+	edge := siptest.StartEdge(t, settings{
+		listen: []string{"udp:" + addr.String()}, backends: []string{a.URI(), "sip:pbx.invalid"},
+		top: "lab: yes\nresolver: { servers: [\"127.0.0.1:9\"], timeout: 0.1, hosts_file: \"\", min_ttl: 0.1, negative_ttl: 0.1 }\n",
+	}.yaml())
+	if _, err := edge.WaitLine(within(t, 15*time.Second), 0, func(l string) bool {
+		return strings.Contains(l, "pbx.invalid") && regexp.MustCompile("(?i)resolve|lookup|no such host|dns").MatchString(l)
+	}); err != nil {
+		t.Fatal("no line says that the name has no address:", err)
+	}
+	load := &siptest.Load{Target: addr, Rate: 50, Calls: 20}
+	calls, err := load.Run(within(t, 30*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range calls {
+		if c.Status != 200 {
+			t.Errorf("call %+v", c)
+		}
 	}
 }

@@ -254,14 +254,14 @@ func TestSIPpThroughTheEdge(t *testing.T) {
 	for _, mix := range mixes {
 		for _, kind := range []string{"built in", "with Record-Route"} {
 			t.Run(fmt.Sprintf("%s to %s %s", mix.outside, mix.inside, kind), func(t *testing.T) {
-				nodeCert := certificate(t)
+				cert := certificate(t)
 				const calls = 20
 				uas, uac := []string{"-sn", "uas"}, []string{"-sn", "uac"}
 				if kind != "built in" {
 					uas, uac = scenario(t, "uas.xml"), scenario(t, "uac.xml")
 				}
-				node := sippServer(t, mix.inside, nodeA, calls, nodeCert, uas...)
-				_, addr, cert := mixed(t, mix.outside, mix.inside, settings{backends: []string{siptest.URI("", node, mix.inside)}})
+				node := sippServer(t, mix.inside, nodeA, calls, cert, uas...)
+				_, addr := mixed(t, mix.outside, mix.inside, cert, settings{backends: []string{siptest.URI("", node, mix.inside)}})
 				sippClient(t, mix.outside, addr, calls, cert, uac...)
 			})
 		}
@@ -274,7 +274,8 @@ func TestSIPpRegisters(t *testing.T) {
 	for _, network := range []string{"udp", "tcp", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			pbx := newPBX(t, siptest.PBXOptions{Accounts: map[string]string{"sipp": "secret"}})
-			_, addr, cert := mixed(t, network, "udp", settings{backends: []string{pbx.URI("udp")}})
+			cert := certificate(t)
+			_, addr := mixed(t, network, "udp", cert, settings{backends: []string{pbx.URI("udp")}})
 			sippClient(t, network, addr, 20, cert, scenario(t, "register.xml")...)
 			if n := pbx.Count("REGISTER"); n != 40 {
 				t.Fatalf("%d REGISTERs, want 40", n)
@@ -290,7 +291,8 @@ func TestSipsak(t *testing.T) {
 		for _, user := range []string{"", "bob@"} {
 			t.Run(network+" "+user, func(t *testing.T) {
 				pbx := newPBX(t, siptest.PBXOptions{})
-				_, addr, cert := mixed(t, network, "udp", settings{backends: []string{pbx.URI("udp")}})
+				cert := certificate(t)
+				_, addr := mixed(t, network, "udp", cert, settings{backends: []string{pbx.URI("udp")}})
 				dir := t.TempDir()
 				if _, _, err := cert.Write(dir); err != nil {
 					t.Fatal(err)

@@ -117,7 +117,7 @@ func StartEdge(tb TB, yaml string) *Edge {
 	dir := tb.TempDir()
 	e := &Edge{tb: tb, dir: dir, file: filepath.Join(dir, "sipward.yaml"), changed: make(chan struct{})}
 	e.Write(yaml)
-	e.start("run", "-c", e.file, "--set", "admin.socket="+filepath.Join(dir, "admin.sock"))
+	e.start("run", "-c", e.file)
 	return e
 }
 
@@ -309,8 +309,23 @@ func (e *Edge) Lines() []string {
 	return append([]string(nil), e.lines...)
 }
 
-// Output is Lines as one text.
-func (e *Edge) Output() string { return strings.Join(e.Lines(), "\n") }
+// Output is the last of Lines as one text for a person to read, long lines cut.
+func (e *Edge) Output() string {
+	lines := e.Lines()
+	var b strings.Builder
+	if skip := len(lines) - 100; skip > 0 {
+		fmt.Fprintf(&b, "(%d lines before)\n", skip)
+		lines = lines[skip:]
+	}
+	for _, l := range lines {
+		if len(l) > 700 {
+			l = l[:700] + " ..."
+		}
+		b.WriteString(l)
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
 
 // WaitLine waits for a line, counted from the given index, that the check accepts.
 func (e *Edge) WaitLine(ctx context.Context, from int, check func(string) bool) (string, error) {

@@ -62,7 +62,7 @@ type Log struct {
 
 // Pool is a group of backends that are interchangeable for the requests routed to it.
 type Pool struct {
-	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: by weight at random; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|priority"`
+	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: in turn, by weight; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|priority"`
 	Probe           Probe     `yaml:"probe" doc:"How the health of the backends is found out."`
 	Backends        []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
 	InviteFailover  Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`

@@ -47,9 +47,6 @@ func (c *responseContext) cancelAll(w *scratch, now time.Duration) {
 
 // cancelAllLocked cancels every open leg but one.
 func (c *responseContext) cancelAllLocked(w *scratch, except *leg, now time.Duration) {
-	if c.method != wire.INVITE {
-		return
-	}
 	for i := range c.legs {
 		if l := c.leg(i); l != except && l.pending() {
 			c.cancelLegLocked(w, l, now)
@@ -60,7 +57,7 @@ func (c *responseContext) cancelAllLocked(w *scratch, except *leg, now time.Dura
 // cancelLegLocked sends the CANCEL of a leg, or has it wait for a provisional
 // response (9.1: before that it could overtake the INVITE).
 func (c *responseContext) cancelLegLocked(w *scratch, l *leg, now time.Duration) {
-	if l.cancel != nil {
+	if l.cancel != nil || c.method != wire.INVITE {
 		return
 	}
 	l.wantsEnd, l.failover = true, 0
@@ -81,9 +78,6 @@ func (c *responseContext) cancelLegLocked(w *scratch, l *leg, now time.Duration)
 // ackFor builds the ACK for the 3xx–6xx in w.msg (17.1.1.3): everything of the
 // request as sent, but the To of the response.
 func (w *scratch) ackFor(l *leg) []byte {
-	if l.out == nil {
-		return nil
-	}
 	w.again.Scan(l.out, l.flow.Proto().Reliable())
 	start := len(w.arena)
 	w.arena = appendHopRequest(w.arena, &w.again, "ACK", w.msg.Bytes(w.headerLine(&w.msg, wire.KindTo)), nil)

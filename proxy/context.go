@@ -291,7 +291,5 @@ func (c *responseContext) silentLocked(w *scratch, l *leg, now time.Duration) {
 	w.missed(l.backend, now)
 	l.abandoned = true
 	l.client.Quiet()
-	if l.backend != nil {
-		l.wantsEnd = true
-	}
+	l.wantsEnd = true
 }

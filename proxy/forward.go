@@ -182,6 +182,11 @@ func (w *scratch) splice(m *wire.Msg, r *route, arrival transport.Flow, h hop, b
 	snap := e.snap.Load()
 	ed.Reset(m)
 	w.spliceRoutes(m, r)
+	if r.ownMaddr && !r.strictNext {
+		if u, ok := wire.ParseURI(m.Bytes(m.RURI)); ok {
+			ed.End(appendWithoutMaddr(ed.Begin(m.RURI), u))
+		}
+	}
 	if m.MaxForwards == wire.None { // 16.6 step 3
 		ed.SetMaxForwards(defaultMaxForwards)
 	} else {

@@ -87,7 +87,7 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	l.heard, l.failover = true, 0
 
 	eff := l.client.Step(transaction.Response(m.Status), now, &c.snap.times)
-	if eff&transaction.SendAck != 0 {
+	if eff&transaction.SendAck != 0 && l.out != nil {
 		w.send(l.flow, w.ackFor(l))
 	}
 	if eff&transaction.PassUp != 0 {

@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"bytes"
+	"errors"
+
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transport"
@@ -39,6 +42,7 @@ type route struct {
 	guarded bool             // from outside: targets must be known peers, else pinned
 	limit   *backend.Rate    // of the matching rule, nil = none
 
+	ownMaddr   bool // the Request-URI's maddr is ours (16.4)
 	popped     int  // own Route values to remove (16.4)
 	strictRURI bool // a strict router put our Record-Route into the Request-URI
 	strictNext bool // the next Route is a strict router (16.6 step 6)
@@ -53,6 +57,7 @@ func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, reje
 	d.r.from = snap.sender(m, f)
 	d.r.guarded = d.r.from == nil
 	d.stripOwnRoutes()
+	d.stripOwnMaddr()
 	rej := d.target()
 	return d.r, rej
 }
@@ -99,6 +104,44 @@ func (d *decision) stripOwnRoutes() {
 		}
 		d.r.popped++
 	}
+}
+
+// stripOwnMaddr: a Request-URI that came here because of its maddr goes on without
+// it (16.4).
+func (d *decision) stripOwnMaddr() {
+	u, ok := wire.ParseURI(d.uri)
+	if !ok || len(u.MAddr) == 0 || d.r.strictRURI {
+		return
+	}
+	at := u
+	at.Host = u.MAddr
+	if d.snap.self.is(at) {
+		d.r.ownMaddr = true
+		d.uri = appendWithoutMaddr(nil, u)
+	}
+}
+
+// appendWithoutMaddr appends a URI without maddr, transport and port.
+func appendWithoutMaddr(dst []byte, u wire.URI) []byte {
+	dst = append(append(dst, u.SchemeName...), ':')
+	if u.HasUser {
+		dst = append(append(dst, u.User...), '@')
+	}
+	if bytes.IndexByte(u.Host, ':') >= 0 {
+		dst = append(append(append(dst, '['), u.Host...), ']')
+	} else {
+		dst = append(dst, u.Host...)
+	}
+	for params := range bytes.SplitSeq(u.Params, []byte{';'}) {
+		name, _, _ := bytes.Cut(params, []byte{'='})
+		if len(params) > 0 && !equalFold(name, "maddr") && !equalFold(name, "transport") {
+			dst = append(append(dst, ';'), params...)
+		}
+	}
+	if len(u.Headers) > 0 {
+		dst = append(append(dst, '?'), u.Headers...)
+	}
+	return dst
 }
 
 func (d *decision) lastRoute() (last wire.Value, n int) {
@@ -382,7 +425,9 @@ func (r *route) found(snap *snapshot, targets []resolve.Target, err error) rejec
 			return rejection{status: 403, reason: "Forbidden"}
 		}
 		r.pin()
-	case err != nil || len(targets) == 0:
+	case err != nil && !errors.Is(err, resolve.ErrNotFound):
+		return rejection{status: 503, reason: "Name Lookup Failed"}
+	case len(targets) == 0:
 		return rejection{status: 404, reason: "Not Found"}
 	case snap.self.isAddr(targets[0].Addr):
 		return rejection{status: 482, reason: "Loop Detected"}

@@ -202,9 +202,20 @@ func (c *Conn) run(raw *net.TCPConn) {
 	if err == nil {
 		err = c.read()
 	}
-	c.Close(err)
+	c.Close(c.reason(err))
 	c.layer.conns.leave(c)
 	c.layer.handler.Closed(c, c.Err())
+}
+
+// reason is why reading ended: where the box closed the socket because of the writing side, that is why.
+func (c *Conn) reason(err error) error {
+	c.mu.Lock()
+	box := c.box
+	c.mu.Unlock()
+	if box == nil || !isClosedErr(err) {
+		return err
+	}
+	return box.failure(err)
 }
 
 // establish brings the connection to where messages can be read and written.

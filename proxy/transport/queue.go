@@ -133,6 +133,16 @@ func (o *outbox) Close() error {
 	return nil
 }
 
+// failure is why writing failed, otherwise err.
+func (o *outbox) failure(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
+	return err
+}
+
 // drain writes the queue.
 func (o *outbox) drain() {
 	var spare []byte

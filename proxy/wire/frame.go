@@ -82,7 +82,8 @@ func (f *Framer) head(buf []byte) Fault {
 	if class[buf[0]]&tokenChar == 0 {
 		return FaultNotSIP // TLS, STUN, HEP: no need to wait for a line
 	}
-	for f.seen < min(len(buf), f.max()) {
+	buf = buf[:min(len(buf), f.max())]
+	for f.seen < len(buf) {
 		n := bytes.IndexByte(buf[f.seen:], '\n')
 		if n < 0 {
 			f.seen = len(buf)

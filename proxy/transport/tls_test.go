@@ -1,0 +1,193 @@
+package transport
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// certify writes a self-signed pair for proxy.example and 127.0.0.1.
+func certify(t testing.TB, dir, name string) (certificate, key string, pool *x509.CertPool) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"proxy.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, key = filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key")
+	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if err := os.WriteFile(certificate, chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pool = x509.NewCertPool()
+	pool.AppendCertsFromPEM(chain)
+	return certificate, key, pool
+}
+
+func tlsSpec(t testing.TB) (config.Listener, *x509.CertPool) {
+	certificate, key, pool := certify(t, t.TempDir(), "proxy")
+	s := spec("tls 127.0.0.1:0")
+	s.Certificate, s.Key = certificate, key
+	return s, pool
+}
+
+// startStream serves one listener and connects to it.
+func startStream(t testing.TB, proto string, o Options, h Handler) (*Layer, net.Conn) {
+	if proto == "tcp" {
+		l := start(t, o, h, spec("tcp 127.0.0.1:0"))
+		return l, dialTo(t, l, 0)
+	}
+	s, pool := tlsSpec(t)
+	l := start(t, o, h, s)
+	return l, tls.Client(dialTo(t, l, 0), &tls.Config{RootCAs: pool, ServerName: "proxy.example"})
+}
+
+func TestTLSCarriesMessages(t *testing.T) {
+	r := newRecorder()
+	r.onReceive = echo
+	_, peer := startStream(t, "tls", Options{}, r)
+	for i := range 100 {
+		write(t, peer, message(i, 500*i))
+		expect(t, peer, message(i, 500*i))
+	}
+	write(t, peer, "\r\n\r\n")
+	expect(t, peer, "\r\n")
+	_ = peer.Close()
+	if end := next(t, r.closed); end.err != io.EOF || end.conn.Proto() != wire.TLS {
+		t.Error(end.err)
+	}
+}
+
+func TestSilentTLSPeerIsClosed(t *testing.T) {
+	r := newRecorder()
+	s, _ := tlsSpec(t)
+	l := start(t, Options{Limits: config.Limits{HandshakeTimeout: config.Duration(50 * time.Millisecond)}}, r, s)
+	peer := dialTo(t, l, 0)
+	if end := next(t, r.closed); end.err != errHandshakeTimeout {
+		t.Error(end.err)
+	}
+	expectEnd(t, peer)
+	if s := l.Stats(); s.HandshakeFailures != 1 || s.Connections != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	r := newRecorder()
+	s, pool := tlsSpec(t)
+	l := start(t, Options{}, r, s)
+	peer := tls.Client(dialTo(t, l, 0), &tls.Config{RootCAs: pool, ServerName: "proxy.example", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
+	if err := peer.Handshake(); err == nil {
+		t.Error("TLS 1.1 was accepted")
+	}
+	next(t, r.closed)
+}
+
+func TestTLSBetweenLayers(t *testing.T) {
+	server, client := newRecorder(), newRecorder()
+	server.onReceive = echo
+	s, pool := tlsSpec(t)
+	to := start(t, Options{}, server, s).Listeners()[0].Bound()
+	l := start(t, Options{ClientTLS: &tls.Config{RootCAs: pool}}, client)
+
+	flow, err := l.Connect(wire.TLS, to, "proxy.example", netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 { // the first ones wait for the handshake
+		if err := flow.Send([]byte(message(i, 100))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 10 {
+		if got := next(t, client.packets); got.data != message(i, 100) || got.flow != flow {
+			t.Errorf("%.40q", got.data)
+		}
+	}
+	again, err := l.Connect(wire.TLS, to, "proxy.example", netip.Addr{})
+	if err != nil || again != flow {
+		t.Error("not reused", err)
+	}
+	byAddress, err := l.Connect(wire.TLS, to, "", netip.Addr{})
+	if err != nil || byAddress == flow {
+		t.Error("a connection proven for one name was used for another", err)
+	}
+	_ = byAddress.Send([]byte(message(1, 0)))
+	next(t, client.packets)
+
+	wrong, err := l.Connect(wire.TLS, to, "other.example", netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = wrong.Send([]byte(message(1, 0)))
+	if end := next(t, client.closed); end.conn != wrong.Conn() || !strings.Contains(end.err.Error(), "other.example") {
+		t.Error(end.err)
+	}
+}
+
+func TestCertificateProblemsNameFileAndKey(t *testing.T) {
+	dir := t.TempDir()
+	certificate, key, _ := certify(t, dir, "one")
+	_, otherKey, _ := certify(t, dir, "two")
+	missing := filepath.Join(dir, "missing.pem")
+	cases := []struct{ name, certificate, key, want string }{
+		{"unset", "", "", `"certificate" of this listener is not set`},
+		{"missing", missing, key, `"certificate" of this listener cannot be read: ` + missing + ": no such file"},
+		{"missing key", certificate, missing, `"key" of this listener cannot be read: ` + missing},
+		{"other key", certificate, otherKey, `"certificate" ` + certificate + ` and "key" ` + otherKey + " of this listener do not serve: private key does not match"},
+		{"swapped", key, certificate, "do not serve"},
+	}
+	for _, c := range cases {
+		s := spec("tls 127.0.0.1:0")
+		s.Certificate, s.Key = c.certificate, c.key
+		err := New(Options{}).Listen([]config.Listener{s})
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "listen tls 127.0.0.1:0: ") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
+	r := newRecorder()
+	s, pool := tlsSpec(t)
+	l := start(t, Options{}, r, s)
+	if err := os.WriteFile(s.Certificate, []byte("broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Listeners()[0].ReloadCertificate(); err == nil {
+		t.Error("loaded a broken certificate")
+	}
+	peer := tls.Client(dialTo(t, l, 0), &tls.Config{RootCAs: pool, ServerName: "proxy.example"})
+	if err := peer.Handshake(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,56 @@
+// Package proxy is the edge itself: RFC 3261 chapter 16, one file per act.
+//
+// # The way of a message
+//
+//	transport reader   one goroutine per UDP socket and per connection; it takes a message all the way
+//	wire.Scan          receive.go: spans over the received bytes; what is not sound gets its error or is dropped
+//	transaction        receive.go: a retransmission, a CANCEL (cancel.go), an ACK (ack.go), or new
+//	validate           validate.go: 16.3 – scheme, Max-Forwards, loop, Proxy-Require
+//	decide             route.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
+//	admit              admit.go: draining, overload, rates
+//	open               serve.go: response context, 100 Trying
+//	forward            forward.go: 16.6 – pick a target, splice, open a leg, send
+//
+// A response: branch MAC and table slot → response.go (16.7): step the leg, pass it
+// up, try the next target, or conclude with the best. Timers come back through
+// context.go (16.8), ended connections and ICMP errors through edge.go (16.9).
+// What has no transaction goes through stateless.go (16.11).
+//
+// # Decisions
+//
+//   - Targets are tried one after the other. Below us forks may exist; above us they
+//     do not.
+//   - A target that stays silent is left open for a late answer while the next one is
+//     tried; whoever answers first wins, the others are cancelled. A 2xx to an INVITE
+//     is passed on whenever it comes.
+//   - A rejection of our own is sent without a transaction: the same request gets the
+//     same answer with the same To tag, by which its ACK is known again.
+//   - Record-Route carries a token (token.go) that binds the outside party's flow and
+//     the backend. From outside a request reaches pool members only, whatever its
+//     Route or Request-URI says; from a pool member it reaches what it names.
+//   - A message that comes from a loopback address, or from one of this host's, is a
+//     backend's only if the port says so too: phones, edge and PBX often share a host.
+//
+// # Who owns what
+//
+//	snapshot (config, pools, rules)   atomic pointer; immutable, replaced by Reload
+//	backend health, rates             atomics in backend; carried over a reload by name
+//	flow                              transport; immutable identity
+//	response context                  transaction.Table shard → responseContext.mu; ends on its snapshot
+//	affinity, sources, connIndex      bounded; own locks, held for a look-up
+//	scratch                           the goroutine that took it from the pool
+//	timers                            Wheel; one node per context
+//
+// Locks are taken in the order responseContext.mu, then one of table shard, wheel or
+// connIndex, never two of those at once. Messages are queued in the scratch while a
+// lock is held and sent by flush after it was released. Every lock is released by a
+// defer, so that a panic, which costs its message only, leaves none behind.
+//
+// # Bounds
+//
+//	transactions        limits.max_transactions; then 503 to new requests, with an eighth in reserve for dialogs
+//	targets per request 8
+//	error replies       200 a second to unsound messages
+//	affinity            65536 calls, the least recently used is forgotten
+//	names to resolve    resolver.max_pending
+package proxy

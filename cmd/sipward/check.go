@@ -78,7 +78,10 @@ type checkBackend struct {
 
 func newCheckReport(ctx context.Context, o config.Options) (*checkReport, error) {
 	c, warnings, err := load(o)
-	r := &checkReport{File: o.Path, Problems: config.Problems{}, Warnings: append(config.Problems{}, warnings...)}
+	r := &checkReport{
+		File: o.Path, Problems: config.Problems{}, Warnings: append(config.Problems{}, warnings...),
+		Listen: []checkListener{}, Backends: []checkBackend{}, Effective: []config.Row{}, // [] rather than null in JSON
+	}
 	if errors.As(err, &r.Problems) {
 		return r, nil
 	}

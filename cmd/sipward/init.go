@@ -32,7 +32,7 @@ addresses that were found here. Nothing is written but the output.`,
 			return err
 		},
 	}
-	c.Flags().StringArrayVar(&to, "to", nil, "a backend, as [sip:]host[:port][;transport=tcp] (repeatable)")
+	c.Flags().StringArrayVar(&to, "to", nil, "a backend, as `[sip:]host[:port][;transport=tcp]` (repeatable)")
 	return c
 }
 

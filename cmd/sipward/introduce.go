@@ -29,7 +29,9 @@ func (s *session) introduce(warnings config.Problems) bool {
 	s.log.Flush()
 	probes, goOn := s.firstProbes()
 	for _, p := range probes {
-		firstProbe(op, p)
+		if p.Why != notResolved { // has its line from the look-up
+			firstProbe(op, p)
+		}
 	}
 	if goOn {
 		op.Info().Msg("ready")
@@ -44,8 +46,13 @@ func listening(op *zerolog.Logger, listeners []proxy.Listener) {
 		if l.Side != "" {
 			e = e.Str("side", l.Side)
 		}
-		if l.Advertised != "" {
+		switch {
+		case l.Advertised != "":
 			e = e.Str("advertise", l.Advertised)
+		case l.Bound.Addr().IsUnspecified():
+			e = e.Str("advertise", "the address that faces the peer")
+		default:
+			e = e.Str("advertise", l.Bound.String())
 		}
 		e.Msg("listening")
 	}
@@ -146,6 +153,9 @@ func (s *session) firstProbes() (all []proxy.FirstProbe, goOn bool) {
 		}
 	}
 }
+
+// notResolved is what the edge says of a backend without an address.
+const notResolved = "its name is not resolved"
 
 func firstProbe(op *zerolog.Logger, p proxy.FirstProbe) {
 	e := op.Info()

@@ -21,7 +21,7 @@ type loader func() (*config.Config, config.Problems, error)
 // fileFlags adds the flags of commands that read a file and returns what they say.
 func fileFlags(c *cobra.Command) *config.Options {
 	o := new(config.Options)
-	c.Flags().StringVarP(&o.Path, "config", "c", defaultFile, "configuration file")
+	c.Flags().StringVarP(&o.Path, "config", "c", defaultFile, "configuration `file`")
 	setFlag(c, &o.Sets)
 	_ = c.MarkFlagFilename("config", "yaml", "yml") // only fails for a flag that does not exist
 	return o
@@ -29,7 +29,7 @@ func fileFlags(c *cobra.Command) *config.Options {
 
 // setFlag adds --set with completion of the keys.
 func setFlag(c *cobra.Command, sets *[]string) {
-	c.Flags().StringArrayVar(sets, "set", nil, "set one key over file and environment, as key=value (repeatable)")
+	c.Flags().StringArrayVar(sets, "set", nil, "set one key over file and environment, as `key=value` (repeatable)")
 	_ = c.RegisterFlagCompletionFunc("set", func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		var keys []string
 		for _, k := range config.Keys() {

@@ -56,6 +56,8 @@ type usageError struct{ error }
 // configError is a configuration that cannot be used, or a file that cannot be read.
 type configError struct{ error }
 
+func (c configError) Unwrap() error { return c.error }
+
 // alreadySaid ends a command whose output has told what is wrong.
 type alreadySaid struct{ code int }
 
@@ -87,8 +89,9 @@ Exit codes: 0 all went well, 1 it failed while running, 2 bad configuration or u
 		return fmt.Errorf("unknown command %q%s", args[0], hint)
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.DisableDefaultCmd = true // ours says which shells
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newVersion())
+	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newVersion(), newCompletion())
 	return root
 }
 

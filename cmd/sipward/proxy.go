@@ -33,8 +33,8 @@ Signals do what they do for sipward run.`,
 			})
 		},
 	}
-	c.Flags().StringArrayVar(&to, "to", nil, "a backend, as [sip:]host[:port][;transport=tcp] (repeatable)")
-	c.Flags().StringArrayVar(&listen, "listen", nil, "an address to listen on, as proto:ip:port (repeatable; default udp and tcp on 0.0.0.0:5060)")
+	c.Flags().StringArrayVar(&to, "to", nil, "a backend, as `[sip:]host[:port][;transport=tcp]` (repeatable)")
+	c.Flags().StringArrayVar(&listen, "listen", nil, "an address to listen on, as `proto:ip:port` (repeatable; default udp and tcp on 0.0.0.0:5060)")
 	setFlag(c, &sets)
 	return c
 }

@@ -8,6 +8,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by those who build without a repository: -ldflags "-X main.version=v1.2.3".
+var version string
+
 func newVersion() *cobra.Command {
 	asJSON := false
 	c := &cobra.Command{
@@ -43,7 +46,10 @@ func newBuild(info *debug.BuildInfo) build {
 	if info == nil {
 		return b
 	}
-	if info.Main.Version != "" {
+	switch {
+	case version != "":
+		b.Version = version
+	case info.Main.Version != "":
 		b.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {

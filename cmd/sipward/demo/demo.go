@@ -98,11 +98,11 @@ func paint(text, color string) string {
 func (p *play) picture() {
 	p.say("%s", paint("sipward demo: one edge, two PBX nodes and four phones on this machine", p.o.Bold))
 	p.say(`
-    alice   bob   carol   dave         phones, udp and tcp
+    alice   bob   carol   dave       phones, udp and tcp
         \     \   /     /
-       sipward %-19s    the edge, udp and tcp
-             /     \
-   %s      %s          two PBX nodes
+     sipward %-21s   the edge, udp and tcp
+           /         \
+        %s       %s             two PBX nodes
 `, p.addr, p.nodes[0].Name(), p.nodes[1].Name())
 	p.say("All of its configuration:\n")
 	for line := range strings.Lines(p.yaml) {

@@ -262,6 +262,9 @@ func (c *responseContext) tickLegLocked(w *scratch, l *leg, now time.Duration) {
 // timedOutLocked treats timer B, F or an unheeded CANCEL as a 408 (16.8).
 func (c *responseContext) timedOutLocked(w *scratch, l *leg, now time.Duration) {
 	l.failover = 0
+	if l.abandoned { // its silence was noted and acted upon long ago
+		return
+	}
 	if !l.heard {
 		w.missed(l.backend, now)
 	}
@@ -272,9 +275,9 @@ func (c *responseContext) timedOutLocked(w *scratch, l *leg, now time.Duration) 
 		c.considerLocked(487, nil)
 	} else {
 		c.considerLocked(408, nil)
-	}
-	if !l.heard && c.tryNextLocked(w, now) {
-		return
+		if !l.heard && c.tryNextLocked(w, now) {
+			return
+		}
 	}
 	c.concludeLocked(w, now)
 }

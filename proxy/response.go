@@ -168,7 +168,7 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 		c.cancelAllLocked(w, l, now)
 	}
 	retry := c.failsOver(m.Status)
-	if !retry && c.bestCode == 0 && !c.waitsForLegsLocked() {
+	if !retry && m.Status != 503 && c.bestCode == 0 && !c.waitsForLegsLocked() {
 		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf))), now)
 		return
 	}

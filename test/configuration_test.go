@@ -73,7 +73,14 @@ func defaultOf(k config.Key) string {
 	if k.Default == "" || k.Default == `""` || k.Default == "[]" {
 		return "–"
 	}
-	return "`" + k.Default + "`"
+	switch k.Type {
+	case "time":
+		return "`" + k.Default + "` s"
+	case "bytes":
+		return "`" + k.Default + "` bytes"
+	default:
+		return "`" + k.Default + "`"
+	}
 }
 
 // cell escapes what Markdown would take for something else in a table.

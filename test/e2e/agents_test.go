@@ -201,6 +201,18 @@ func TestOneAddressForAll(t *testing.T) {
 					t.Fatalf("BYE: %d, %v", code, err)
 				}
 			}
+			call := answered(ctx, t, phone)
+			if err := pbx.WaitCount(ctx, "ACK", 3); err != nil {
+				t.Fatal(err)
+			}
+			if code, err := pbx.Request(ctx, call.CallID, "BYE"); err != nil || code != 200 {
+				t.Fatalf("BYE from the node: %d, %v", code, err)
+			}
+			select {
+			case <-call.Ended():
+			case <-ctx.Done():
+				t.Fatal("the phone did not see the end")
+			}
 		})
 	}
 }
@@ -211,12 +223,27 @@ func TestCallFromThePBX(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			h := newHop(t, network, settings{})
 			phone := newPhone(t, siptest.PhoneOptions{User: "bob", Network: network, Proxy: h.addr})
-			node := keep(t)(siptest.DialRawFrom(network, at(nodeA), h.addr, nil))
+			// Over UDP it sends from the address it listens on, over TCP it says in Via what that is.
+			node := h.node
+			send := func(m *siptest.Text) {
+				t.Helper()
+				m.Set("Via", h.node.Via())
+				err := error(nil)
+				if network == "udp" {
+					err = node.SendTo(m.Bytes(), h.addr)
+				} else {
+					err = node.Send(m.Bytes())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if network == "tcp" {
+				node = keep(t)(siptest.DialRawFrom(network, at(nodeA), h.addr, nil))
+			}
 			req := node.Request("INVITE", phone.URI()).SDP()
 			box := node.Box(req.CallID())
-			if err := node.Send(req.Bytes()); err != nil {
-				t.Fatal(err)
-			}
+			send(req)
 			var ok *siptest.Message
 			for ok == nil {
 				m, err := box.Next(soon)
@@ -231,12 +258,8 @@ func TestCallFromThePBX(t *testing.T) {
 				}
 			}
 			x := &exchange{hop: &hop{network: network, addr: h.addr, caller: node, node: node}, t: t, req: req}
-			if err := node.Send(x.inside(ok, "ACK", 1).Bytes()); err != nil {
-				t.Fatal(err)
-			}
-			if err := node.Send(x.inside(ok, "BYE", 2).Bytes()); err != nil {
-				t.Fatal(err)
-			}
+			send(x.inside(ok, "ACK", 1))
+			send(x.inside(ok, "BYE", 2))
 			for {
 				m, err := box.Next(soon)
 				if err != nil {

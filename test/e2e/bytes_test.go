@@ -235,7 +235,7 @@ var torture = map[string]fate{
 func TestTortureMessages(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			h := newHop(t, network, settings{top: "limits: { message_timeout: 1 }\n"})
+			h := newHop(t, network, settings{probe: ignorant, top: "limits: { message_timeout: 1 }\n"})
 			files, err := filepath.Glob("testdata/rfc4475/*.dat")
 			if err != nil || len(files) != len(torture) {
 				t.Fatalf("%d messages for %d entries, %v", len(files), len(torture), err)
@@ -274,13 +274,16 @@ func tortured(t *testing.T, h *hop, f fate, name string, data []byte, host byte)
 		}
 	}
 	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, host}), 5060)
+	if name == "quotbal" {
+		local = netip.AddrPortFrom(local.Addr(), 5050) // its Via says so
+	}
 	// Some share their branch, and would be copies of each other.
 	data = bytes.Replace(data, []byte("branch=z9hG4bKkdjuw"), []byte("branch=z9hG4bKkdjuw"+name), 1)
 	sender := keep(t)(siptest.DialRawFrom(h.network, local, h.addr, h.cert.Client()))
 	if err := sender.Send(data); err != nil {
 		t.Fatal(err)
 	}
-	passed, answer := outcome(t, h, sender, f)
+	passed, answer := outcome(h, sender, data, f)
 	switch {
 	case passed != nil && (f.passes || f.either):
 		want := data
@@ -311,15 +314,15 @@ func tortured(t *testing.T, h *hop, f fate, name string, data []byte, host byte)
 }
 
 // outcome waits for the message at the node or an answer at the sender.
-func outcome(t *testing.T, h *hop, sender *siptest.Raw, f fate) (passed, answer *siptest.Message) {
-	t.Helper()
+func outcome(h *hop, sender *siptest.Raw, data []byte, f fate) (passed, answer *siptest.Message) {
 	patience := soon
 	if f.silent {
 		patience = 300 * time.Millisecond // nothing has to come
 	}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if m, err := h.node.Next(5 * time.Millisecond); err == nil {
-			if m.Status() == 0 && m.Method() != "ACK" {
+			// What is left of the message before (the second one in dblreq) is none of it.
+			if m.Status() == 0 && m.Method() != "ACK" && bytes.Contains(data, []byte(m.CallID())) {
 				return m, nil
 			}
 		}

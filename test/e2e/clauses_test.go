@@ -24,7 +24,7 @@ type clause struct {
 func TestRFC3261Chapter16(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			h := newHop(t, network, settings{})
+			h := newHop(t, network, settings{probe: ignorant})
 			for _, c := range clauses {
 				if c.only != "" && c.only != network {
 					continue
@@ -579,7 +579,7 @@ var clauses = []clause{
 func TestRFC3261Timeouts(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			h := newHop(t, network, settings{top: hasty})
+			h := newHop(t, network, settings{top: hasty, probe: ignorant})
 			t.Run("16.8 408 when nobody answers", func(t *testing.T) {
 				x := h.begin(t, "INVITE")
 				x.invite()
@@ -644,7 +644,7 @@ func TestRFC3261BestResponse(t *testing.T) {
 			second := rawListen(t, network, at(nodeB), cert)
 			h := newHop(t, network, settings{
 				pool:     "    policy: priority\n",
-				probe:    "{ interval: 0, passive: no }",
+				probe:    ignorant,
 				backends: []string{fmt.Sprintf("{ name: second, address: %q, priority: 5 }", second.URI(""))},
 			})
 			cases := []struct {

@@ -84,6 +84,9 @@ func (s settings) yaml() string {
 	return b.String()
 }
 
+// ignorant is a pool that learns nothing of its nodes, whatever they answer.
+const ignorant = "{ interval: 0, passive: no }"
+
 // hasty are transaction timers that make time-outs testable.
 const hasty = "lab: yes\ntransaction: { t1: 0.05, t2: 0.2, t4: 0.2, timer_b: 0.8, timer_c: 0.6, invite_failover: 0.3, request_failover: 0.3 }\n"
 

@@ -284,26 +284,43 @@ func TestSIPpRegisters(t *testing.T) {
 	}
 }
 
-// TestSipsak: OPTIONS to the edge itself and through it, over UDP, TCP and TLS.
+// TestSipsak: OPTIONS by sipsak through the edge. (Without a user in the URI, sipsak loses the last
+// digit of the port, so the edge itself is asked by TestRFC3261Chapter16.)
 func TestSipsak(t *testing.T) {
 	sipsak := need(t, "sipsak")
 	for _, network := range []string{"udp", "tcp", "tls"} {
-		for _, user := range []string{"", "bob@"} {
-			t.Run(network+" "+user, func(t *testing.T) {
-				pbx := newPBX(t, siptest.PBXOptions{})
-				cert := certificate(t)
-				_, addr := mixed(t, network, "udp", cert, settings{backends: []string{pbx.URI("udp")}})
-				dir := t.TempDir()
-				if _, _, err := cert.Write(dir); err != nil {
-					t.Fatal(err)
-				}
-				p := start(t, dir, sipsak, "-v", "-s", "sip:"+user+addr.String(), "-E", network,
-					"--tls-ca-cert="+filepath.Join(dir, "cert.pem"), "--tls-ignore-cert-failure")
-				p.wait(20 * time.Second)
-				if want := map[string]int{"": 0, "bob@": 1}[user]; pbx.Count("OPTIONS") != want {
-					t.Fatalf("the node got %d OPTIONS, want %d", pbx.Count("OPTIONS"), want)
-				}
-			})
-		}
+		t.Run(network, func(t *testing.T) {
+			pbx := newPBX(t, siptest.PBXOptions{})
+			cert := certificate(t)
+			_, addr := mixed(t, network, "udp", cert, settings{backends: []string{pbx.URI("udp")}})
+			sipsakOptions(t, sipsak, network, addr, cert)
+			if pbx.Count("OPTIONS") != 1 {
+				t.Fatalf("the node got %d OPTIONS, want 1", pbx.Count("OPTIONS"))
+			}
+		})
 	}
+}
+
+// TestSipsakAgainstItself proves the command line, without an edge.
+func TestSipsakAgainstItself(t *testing.T) {
+	sipsak := need(t, "sipsak")
+	cert := certificate(t)
+	pbx := newPBX(t, siptest.PBXOptions{Address: siptest.AnyPort, TLS: cert.Server()})
+	for _, network := range []string{"udp", "tcp", "tls"} {
+		t.Run(network, func(t *testing.T) {
+			addr, _ := siptest.URIHost(pbx.URI(network))
+			sipsakOptions(t, sipsak, network, addr, cert)
+		})
+	}
+}
+
+func sipsakOptions(t *testing.T, sipsak, network string, addr netip.AddrPort, cert *siptest.Certificate) {
+	t.Helper()
+	if network == "tls" {
+		// Its own TLS takes a TLS 1.3 session ticket for the end of the connection.
+		secure := addr
+		network = "tcp"
+		addr = bridge(t, siptest.AnyPort, func() (net.Conn, error) { return tls.Dial("tcp", secure.String(), cert.Client()) }, nil)
+	}
+	start(t, t.TempDir(), sipsak, "-v", "-s", "sip:bob@"+addr.String(), "-E", network).wait(20 * time.Second)
 }

@@ -101,13 +101,21 @@ func newAgent(name, user string, networks []string, config *tls.Config) *agent {
 func (a *agent) start(at, atTLS netip.AddrPort, register func(*sipgo.Server)) error {
 	s := &session{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	options := []sipgo.UserAgentOption{
-		sipgo.WithUserAgent(a.name),
-		sipgo.WithUserAgentTransportLayerOptions(sip.WithTransportLayerReadFilter(a.filter)),
-	}
+	options := []sipgo.UserAgentOption{sipgo.WithUserAgent(a.name)}
 	if a.tls != nil {
 		options = append(options, sipgo.WithUserAgenTLSConfig(a.tls.Clone()))
 	}
+	// Connections leave from the agent's own address, as they do from a host with one address.
+	dialer := func(net.Addr) net.Dialer {
+		return net.Dialer{Timeout: 10 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), 0))}
+	}
+	options = append(options, sipgo.WithUserAgentTransportLayerOptions(
+		sip.WithTransportLayerReadFilter(a.filter),
+		sip.WithTransportLayerTransports(sip.TransportsConfig{
+			TCP: &sip.TransportTCP{DialerCreate: dialer},
+			TLS: &sip.TransportTLS{TransportTCP: &sip.TransportTCP{DialerCreate: dialer}},
+		}),
+	))
 	var err error
 	if s.ua, err = sipgo.NewUA(options...); err != nil {
 		return err
@@ -560,6 +568,17 @@ func (a *agent) aim(req *sip.Request, network, dest string) {
 	}
 }
 
+// addVia puts a Via on top whose sent-by is where the agent listens for that transport.
+func (a *agent) addVia(network string) sipgo.ClientRequestOption {
+	return func(c *sipgo.Client, req *sip.Request) error {
+		if err := sipgo.ClientRequestAddVia(c, req); err != nil {
+			return err
+		}
+		req.Via().Port = int(a.address(network).Port())
+		return nil
+	}
+}
+
 // request sends a request inside a dialog and returns the final answer's code.
 func (a *agent) request(ctx context.Context, d *dialog, method string) (int, error) {
 	s, ok := a.enter()
@@ -576,9 +595,9 @@ func (a *agent) request(ctx context.Context, d *dialog, method string) (int, err
 		return 0, err
 	}
 	if method == "ACK" {
-		return 0, s.client.WriteRequest(req, sipgo.ClientRequestAddVia)
+		return 0, s.client.WriteRequest(req, a.addVia(d.network))
 	}
-	res, err := s.client.Do(ctx, req, sipgo.ClientRequestAddVia)
+	res, err := s.client.Do(ctx, req, a.addVia(d.network))
 	if err != nil {
 		return 0, fmt.Errorf("%s in dialog: %w", method, err)
 	}

@@ -97,7 +97,7 @@ func (p *Phone) Register(ctx context.Context, password string) (Answer, error) {
 		return Answer{}, err
 	}
 	req.AppendHeader(sip.NewHeader("Expires", "3600"))
-	res, err := s.client.Do(ctx, req, sipgo.ClientRequestAddVia)
+	res, err := s.client.Do(ctx, req, p.addVia(p.network))
 	if err != nil {
 		return Answer{}, fmt.Errorf("register: %w", err)
 	}
@@ -122,7 +122,7 @@ func (p *Phone) Send(ctx context.Context, method, target string) (Answer, error)
 	if err != nil {
 		return Answer{}, err
 	}
-	res, err := s.client.Do(ctx, req, sipgo.ClientRequestAddVia)
+	res, err := s.client.Do(ctx, req, p.addVia(p.network))
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s: %w", method, err)
 	}
@@ -176,7 +176,7 @@ func (p *Phone) Dial(ctx context.Context, target string) (*Call, error) {
 	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
 	req.SetBody([]byte(sessionDescription))
 	c := &Call{CallID: callIDOf(req), phone: p, invite: req, done: make(chan struct{}), began: make(chan struct{})}
-	tx, err := s.client.TransactionRequest(ctx, req, sipgo.ClientRequestAddVia)
+	tx, err := s.client.TransactionRequest(ctx, req, p.addVia(p.network))
 	if err != nil {
 		s.calls.Done()
 		return nil, fmt.Errorf("invite: %w", err)
@@ -256,7 +256,7 @@ func (c *Call) confirm(s *session, tx sip.ClientTransaction, res *sip.Response) 
 		if err != nil {
 			return err
 		}
-		return s.client.WriteRequest(req, sipgo.ClientRequestAddVia)
+		return s.client.WriteRequest(req, p.addVia(p.network))
 	}
 	tx.OnRetransmission(func(*sip.Response) { _ = ack() }) // the next copy asks again
 	return ack()

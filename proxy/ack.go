@@ -34,7 +34,7 @@ func (e *Edge) handleAck(w *scratch, p *transport.Packet) {
 // one for a 2xx (sent with the INVITE's branch) and must go on.
 func (c *responseContext) acknowledged(now time.Duration) (absorbed bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done {
 		return true
 	}

@@ -28,7 +28,7 @@ func (e *Edge) handleCancel(w *scratch, p *transport.Packet) {
 // cancelAll is the CANCEL from upstream.
 func (c *responseContext) cancelAll(w *scratch, now time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done || c.answered || c.canceled {
 		return
 	}

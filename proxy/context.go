@@ -207,6 +207,29 @@ func (c *responseContext) answeredLocked() {
 	}
 }
 
+// unlock ends what a message or a timer does to the context; defer it. A panic
+// must not leave a context behind that no timer ends: it would hold its place in
+// the table for ever.
+func (c *responseContext) unlock() {
+	defer c.mu.Unlock()
+	if r := recover(); r != nil {
+		c.mendLocked()
+		panic(r)
+	}
+}
+
+// mendLocked arms the timer anew; what has none to arm is forgotten.
+func (c *responseContext) mendLocked() {
+	if c.slot == 0 {
+		return
+	}
+	c.armed = 0
+	c.settleLocked()
+	if !c.done && c.armed == 0 && !c.waiting {
+		c.forgetLocked()
+	}
+}
+
 // Expire is a due time of any of the machines.
 func (c *responseContext) Expire(_ *timers.Timer, now time.Duration) {
 	w := c.edge.scratch()
@@ -217,7 +240,7 @@ func (c *responseContext) Expire(_ *timers.Timer, now time.Duration) {
 
 func (c *responseContext) tick(w *scratch, now time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done {
 		return
 	}

@@ -53,8 +53,8 @@ func (p *prober) Expire(_ *timers.Timer, now time.Duration) {
 	if p.edge.snap.Load() != p.snap {
 		return // a reload took over
 	}
+	defer p.schedule(now) // also when the probe panics
 	p.probe(now)
-	p.schedule(now)
 }
 
 func (p *prober) probe(now time.Duration) {

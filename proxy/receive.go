@@ -92,7 +92,7 @@ func (c *responseContext) repeated(w *scratch, p *transport.Packet) {
 
 func (c *responseContext) repeatedLocked(w *scratch, p *transport.Packet) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.edge.count.repeated.Add(1)
 	if c.done || c.server.Step(transaction.Request, c.edge.wheel.Now(), &c.snap.times)&transaction.Resend == 0 {
 		return

@@ -65,7 +65,7 @@ func (e *Edge) logReply(m *wire.Msg, f transport.Flow) {
 // response is 16.7 steps 2 to 10 for one response of one leg.
 func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	m := &w.msg
 	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.cseq {
 		c.edge.count.stray.Add(1)
@@ -302,7 +302,7 @@ func retryAfter(m *wire.Msg) time.Duration {
 // 503 (16.9).
 func (c *responseContext) sendFailed(w *scratch, n int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done || n >= c.legs {
 		return
 	}
@@ -319,14 +319,14 @@ func (c *responseContext) unreachable(w *scratch, b transaction.Branch, to netip
 
 func (c *responseContext) sentTo(n int, to netip.AddrPort) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	return n < c.legs && c.leg(n).flow.Remote() == to
 }
 
 // connClosed fails the legs that were waiting on a connection.
 func (c *responseContext) connClosed(w *scratch, conn *transport.Conn, now time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done {
 		return
 	}

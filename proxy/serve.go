@@ -61,7 +61,7 @@ func (e *Edge) open(w *scratch, p *transport.Packet, snap *snapshot, r route, no
 // enter puts the context into the table and tries the first target.
 func (c *responseContext) enter(w *scratch, now time.Duration) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	e, m := c.edge, &w.msg
 	reserve := 0
 	if c.route.inDialog {
@@ -143,7 +143,7 @@ func (c *responseContext) resolved(targets []resolve.Target, err error) {
 
 func (c *responseContext) goOn(w *scratch, targets []resolve.Target, err error, now time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	if c.done || !c.waiting { // cancelled meanwhile
 		return
 	}

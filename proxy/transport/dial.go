@@ -37,6 +37,9 @@ func (l *Layer) Connect(proto wire.Proto, remote netip.AddrPort, serverName stri
 		}
 		return proto != wire.TLS || c.inbound || c.serverName == serverName
 	}
+	if c := l.conns.find(peer{proto, remote}, fits); c != nil {
+		return c.Flow(), nil
+	}
 	fresh := func() *Conn {
 		c := l.newConn(proto, remote)
 		c.from, c.serverName = local, serverName

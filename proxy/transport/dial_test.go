@@ -72,6 +72,9 @@ func TestAcceptedConnectionsAreReused(t *testing.T) {
 	}
 	_ = flow.Send([]byte(message(2, 0)))
 	expect(t, peer, message(2, 0))
+	if n := testing.AllocsPerRun(100, func() { _, _ = l.Connect(wire.TCP, accepted.Remote(), "", netip.Addr{}) }); n > 0 {
+		t.Errorf("%v allocations to find an open connection", n)
+	}
 	// A connection that is about to be closed is not.
 	flow.Conn().Close(errors.New("enough"))
 	if end := next(t, r.closed); end.err.Error() != "enough" {

@@ -18,5 +18,6 @@
 // A connection is established in establish (dial, TLS), then read and written through one io.ReadWriter; that is the
 // place where WebSocket framing (RFC 7118) fits in.
 //
-// On Linux UDP goes past the runtime's poller; udp_linux.go says why and what it saves.
+// On Linux UDP uses system calls of its own; udp_linux.go says why and what that saves. Elsewhere it is portable and knows
+// less: no local address on wildcard listeners, no ICMP errors, queueing times and drops.
 package transport

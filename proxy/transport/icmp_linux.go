@@ -20,7 +20,7 @@ func isPending(e unix.Errno) bool {
 // sign of it; and the sender may hold locks, so the handler is not called here.
 func (s *udpSocket) noteErrors() {
 	s.errorsDue.Store(true)
-	if s.errorsHandled.Load() {
+	if s.errorsHandled.Load() || !s.listener.layer.serves() {
 		return
 	}
 	s.listener.layer.run(s.handleErrors) // ends when the queue is empty

@@ -62,17 +62,31 @@ func (r *registry) accept(c *Conn) error {
 	return nil
 }
 
-// reuseOrDial returns the newest connection that fits, or enters fresh() and reports true: the caller is to dial it.
+// find returns the newest connection that fits, or nil.
+func (r *registry) find(p peer, fits func(*Conn) bool) *Conn {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.findLocked(p, fits)
+}
+
+func (r *registry) findLocked(p peer, fits func(*Conn) bool) *Conn {
+	for c := r.byPeer[p]; c != nil; c = c.older {
+		if fits(c) {
+			return c
+		}
+	}
+	return nil
+}
+
+// reuseOrDial is find, or else enters fresh() and reports true: the caller is to dial it.
 func (r *registry) reuseOrDial(p peer, fits func(*Conn) bool, fresh func() *Conn) (*Conn, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.isShut {
 		return nil, false, ErrClosed
 	}
-	for c := r.byPeer[p]; c != nil; c = c.older {
-		if fits(c) {
-			return c, false, nil
-		}
+	if c := r.findLocked(p, fits); c != nil {
+		return c, false, nil
 	}
 	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit {
 		return nil, false, ErrTooManyConnections

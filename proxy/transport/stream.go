@@ -58,6 +58,7 @@ func (c *Conn) read() error {
 	r.lastRead = time.Now()
 	_ = c.box.SetReadDeadline(r.lastRead.Add(c.layer.limits.idle))
 	for {
+		room := len(r.buf) - r.filled
 		n, err := c.stream.Read(r.buf[r.filled:])
 		if n > 0 {
 			r.lastRead = time.Now()
@@ -67,7 +68,7 @@ func (c *Conn) read() error {
 				c.linger()
 				return fault
 			}
-			r.size(n)
+			r.size(n == room)
 			r.limit()
 		}
 		if err != nil {
@@ -112,14 +113,15 @@ func (r *reader) deliver() wire.Fault {
 	return wire.NoFault
 }
 
-// size makes room for the next read. The last one brought n bytes.
-func (r *reader) size(n int) {
+// size makes room for the next read. If the last one filled all there was, there is more to come, and it is read in larger
+// pieces.
+func (r *reader) size(wasFull bool) {
 	need := r.filled + 1
-	if n >= restBuffer {
-		need = max(need, midBuffer/2) // there is more to come, read it in larger pieces
+	if wasFull {
+		need = max(need, midBuffer/2)
 	}
 	switch {
-	case need <= restBuffer && r.filled <= restBuffer:
+	case need <= restBuffer:
 		if len(r.buf) == restBuffer {
 			return
 		}

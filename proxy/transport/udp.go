@@ -15,7 +15,7 @@ const maxSources = 1024
 type source struct {
 	listener *Listener
 	local    netip.AddrPort
-	control  []byte // Linux: ready-made IP_PKTINFO or IPV6_PKTINFO; nil = the socket's own address
+	sending  // what the system needs to send from there
 }
 
 // FlowTo returns the flow of a UDP listener to a peer. On a wildcard listener the kernel chooses the local address. It

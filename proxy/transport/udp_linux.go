@@ -170,6 +170,9 @@ func zoneID(zone string) uint32 {
 	return 0
 }
 
+// sending is a ready-made IP_PKTINFO or IPV6_PKTINFO; nil = the socket's own address, or the kernel's choice.
+type sending struct{ control []byte }
+
 // newSource prepares the control message that makes the kernel send from local.
 func newSource(l *Listener, local netip.Addr) *source {
 	s := &source{listener: l, local: netip.AddrPortFrom(local, l.bound.Port())}

@@ -185,3 +185,42 @@ func TestUDPPathDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestListenerOutlivesLackOfDescriptors(t *testing.T) {
+	problems := make(chan string, 10)
+	r := newRecorder()
+	l := start(t, Options{OnProblem: func(format string, _ ...any) { problems <- format }}, r, spec("tcp 127.0.0.1:0"))
+	peer, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(peer) }()
+	free, err := unix.Dup(peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(free)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free), Max: before.Max}); err != nil {
+		t.Skip("cannot lower the limit of open files: ", err)
+	}
+	restore := func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &before) }
+	defer restore()
+	if err := unix.Connect(peer, sockaddrOf(l.Listeners()[0].Bound())); err != nil {
+		t.Fatal(err)
+	}
+	if line := next(t, problems); !strings.Contains(line, "cannot accept connections") {
+		t.Error(line)
+	}
+	restore()
+	if _, err := unix.Write(peer, []byte(message(1, 0))); err != nil {
+		t.Fatal(err)
+	}
+	next(t, r.packets)
+	if s := l.Stats(); s.AcceptErrors == 0 || s.Accepted != 1 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -35,6 +35,8 @@ func (l *Listener) openSockets(bind netip.AddrPort) error {
 	return nil
 }
 
+type sending struct{}
+
 func newSource(l *Listener, local netip.Addr) *source {
 	return &source{listener: l, local: netip.AddrPortFrom(local, l.bound.Port())}
 }

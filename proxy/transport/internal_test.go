@@ -1,0 +1,81 @@
+package transport
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func TestSourcesAreAddressesOrPrefixes(t *testing.T) {
+	for address, want := range map[string]string{
+		"192.0.2.7":           "192.0.2.7",
+		"2001:db8:1:2:3:4::5": "2001:db8:1:2::",
+		"fe80::1%eth0":        "fe80::",
+	} {
+		if got := sourceOf(netip.MustParseAddr(address)); got.String() != want {
+			t.Errorf("%s counts as %s, want %s", address, got, want)
+		}
+	}
+}
+
+// The connection at rest holds the small buffer, whatever it carried.
+func TestBufferIsGivenBack(t *testing.T) {
+	r := &reader{rest: make([]byte, restBuffer)}
+	r.buf = r.rest
+	r.framer.Max = 65535
+	for _, step := range []struct {
+		filled  int
+		wasFull bool
+		want    int
+	}{
+		{0, false, restBuffer},
+		{restBuffer, true, midBuffer},
+		{100, false, restBuffer},
+		{0, true, midBuffer},
+		{midBuffer, true, 65535 + midBuffer},
+		{midBuffer + 1, false, 65535 + midBuffer},
+		{10, false, restBuffer},
+	} {
+		r.filled = step.filled
+		for i := range r.filled {
+			r.buf[i] = byte(i)
+		}
+		r.size(step.wasFull)
+		if len(r.buf) != step.want {
+			t.Errorf("%+v: %d bytes", step, len(r.buf))
+		}
+		for i := range r.filled {
+			if r.buf[i] != byte(i) {
+				t.Fatalf("%+v: byte %d was lost", step, i)
+			}
+		}
+	}
+}
+
+func TestOlderConnectionToAPeerIsFoundAgain(t *testing.T) {
+	l := New(Options{})
+	remote := netip.MustParseAddrPort("192.0.2.1:5060")
+	var all []*Conn
+	for range 3 {
+		c := l.newConn(1, remote)
+		c.inbound = true
+		if err := l.conns.accept(c); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	every := func(*Conn) bool { return true }
+	l.conns.retire(all[1])
+	l.conns.retire(all[1]) // twice does no harm
+	if got := l.conns.find(peer{1, remote}, every); got != all[2] {
+		t.Error("not the newest")
+	}
+	l.conns.leave(all[2])
+	if got := l.conns.find(peer{1, remote}, every); got != all[0] {
+		t.Error("not the one that is left")
+	}
+	l.conns.leave(all[0])
+	l.conns.leave(all[1])
+	if n, _ := l.conns.size(); n != 0 || len(l.conns.byPeer) != 0 || len(l.conns.bySource) != 0 || all[0].ID() >= all[1].ID() {
+		t.Error("something is left behind")
+	}
+}

@@ -97,7 +97,7 @@ func (e *Edge) pick(w *scratch, r *route, c *responseContext, now time.Duration)
 func (e *Edge) pickDirect(r *route, c *responseContext) (hop, bool) {
 	snap := e.snap.Load()
 	for _, t := range r.targets {
-		b := snap.pools.BySource(t.Addr.Addr())
+		b := snap.member(t.Addr)
 		if r.guarded && b == nil || c.tried(b, t) {
 			continue
 		}

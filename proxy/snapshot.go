@@ -166,6 +166,15 @@ func (s *snapshot) egress(p wire.Proto, to netip.Addr, inside bool) (best *trans
 	return best
 }
 
+// member returns the backend at an address, or, for another port of its host
+// (a Contact often names one), a backend of that host.
+func (s *snapshot) member(a netip.AddrPort) *backend.Backend {
+	if b := s.pools.ByTarget(a); b != nil {
+		return b
+	}
+	return s.pools.BySource(a.Addr())
+}
+
 // sender names the pool member that a message comes from, nil for everybody else.
 // An address that is shared with this host or with phones on it (loopback) counts
 // only with the port of the backend, by the socket or, over a connection, by the

@@ -12,7 +12,7 @@ func (e *Edge) validate(w *scratch, snap *snapshot) rejection {
 	m := &w.msg
 	// 2. URI scheme
 	uri, ok := wire.ParseURI(m.Bytes(m.RURI))
-	if !ok {
+	if !ok || len(uri.Headers) > 0 { // 19.1.1: no headers in a Request-URI
 		return rejection{status: 400, reason: "Bad Request-URI"}
 	}
 	if !servedScheme(uri) {

@@ -23,9 +23,17 @@ func (w *scratch) reply(m *wire.Msg, src netip.AddrPort, status int, reason stri
 	line = strconv.AppendInt(line, int64(status), 10)
 	line = append(append(append(line, ' '), reason...), "\r\n"...)
 	ed.End(line)
+	pos := uint16(m.HeadersPos())
 	for i := range m.Headers {
-		switch h := &m.Headers[i]; h.Kind {
-		case wire.KindVia, wire.KindFrom, wire.KindTo, wire.KindCallID, wire.KindCSeq:
+		h := &m.Headers[i]
+		ed.Delete(wire.Span{Start: pos, End: h.Line.Start}) // lines that are no header, in a faulty request
+		pos = h.Line.End
+		switch h.Kind {
+		case wire.KindVia:
+		case wire.KindFrom, wire.KindTo, wire.KindCallID, wire.KindCSeq:
+			if m.First(h.Kind) != i { // there too
+				ed.DeleteHeader(i)
+			}
 		case wire.KindTimestamp:
 			if status != 100 {
 				ed.DeleteHeader(i)

@@ -11,13 +11,6 @@ const maxDatagram = 65535
 // here, but those can be whole prefixes (127.0.0.0/8, AnyIP routes).
 const maxSources = 1024
 
-// source is a local address to send from. There is one per listener and address, so that flows compare equal.
-type source struct {
-	listener *Listener
-	local    netip.AddrPort
-	sending  // what the system needs to send from there
-}
-
 // FlowTo returns the flow of a UDP listener to a peer. On a wildcard listener the kernel chooses the local address. It
 // returns the zero Flow on stream listeners.
 func (l *Listener) FlowTo(remote netip.AddrPort) Flow {

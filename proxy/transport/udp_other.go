@@ -35,7 +35,11 @@ func (l *Listener) openSockets(bind netip.AddrPort) error {
 	return nil
 }
 
-type sending struct{}
+// source is a local address to send from. There is one per listener and address, so that flows compare equal.
+type source struct {
+	listener *Listener
+	local    netip.AddrPort
+}
 
 func newSource(l *Listener, local netip.Addr) *source {
 	return &source{listener: l, local: netip.AddrPortFrom(local, l.bound.Port())}

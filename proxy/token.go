@@ -73,15 +73,18 @@ func (k tokenKey) append(dst []byte, t token) []byte {
 	return base64.RawURLEncoding.AppendEncode(dst, raw)
 }
 
+var strictBase64 = base64.RawURLEncoding.Strict()
+
 // parse reads a token that append wrote with the same key.
 func (k tokenKey) parse(user []byte) (t token, ok bool) {
 	var buf [tokenMaxRaw + 2]byte
 	if base64.RawURLEncoding.DecodedLen(len(user)) > tokenMaxRaw {
 		return t, false
 	}
-	n, err := base64.RawURLEncoding.Decode(buf[:], user)
+	// One spelling only: no stray bits at the end, no line breaks inside.
+	n, err := strictBase64.Decode(buf[:], user)
 	raw := buf[:n]
-	if err != nil || n < 8+8 || raw[0]&0xc0 != tokenVersion {
+	if err != nil || n < 8+8 || strictBase64.EncodedLen(n) != len(user) || raw[0]&0xc0 != tokenVersion {
 		return t, false
 	}
 	body, sum := raw[:n-8], raw[n-8:]

@@ -15,8 +15,8 @@ func newDemo() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "See it work: an edge, two PBX nodes and phones on this machine",
-		Long: `Start an edge and two small PBX nodes on loopback ports of this machine, register phones, place calls, take a
-node down and bring it back, and show a closing table. It needs nothing, sends nothing to other machines,
+		Long: `Start an edge and two small PBX nodes on loopback ports of this machine, register phones, place calls, kill a
+node, bring it back, hang the other, and show a closing table. It needs nothing, sends nothing to other machines,
 and ends by itself in less than half a minute, with exit code 0 when every call did what it should.`,
 		Args: none,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -15,9 +15,9 @@ const (
 	patience = 10 * time.Second // for one request or call to come to its end
 	talk     = 80 * time.Millisecond
 
-	callsPerPhone = 5
-	leastFailing  = 8  // calls while a node is down
-	mostFailing   = 40 // and how many until one has met the dead node
+	manyCalls    = 20
+	failingCalls = 12 // calls while a node is down, all at once
+	mostFailing  = 40 // and how many until one has met the dead node
 )
 
 // register registers every phone; the nodes ask for digest credentials.
@@ -61,41 +61,23 @@ func (p *play) registerOne(ctx context.Context, i int) error {
 // oneCall places one call and shows all that the log has of it.
 func (p *play) oneCall(ctx context.Context) error {
 	p.title("One call, as the log tells it")
-	c := p.place(ctx, 0, "", true)
-	if c.err != nil {
-		return c.err
-	}
+	c := p.talk(ctx, 0, "", true)
+	p.note(c)
 	p.showLog(c.callID)
-	return nil
+	return c.err
 }
 
-// manyCalls places calls from all phones at once; the Call-ID decides which node takes one.
+// manyCalls places calls from all phones; the Call-ID decides which node takes one.
 func (p *play) manyCalls(ctx context.Context) error {
-	p.title(fmt.Sprintf("%d calls from all phones at once; every other one is ended by the node", callsPerPhone*len(p.phones)))
+	p.title(fmt.Sprintf("%d calls, %d at a time; every other one is ended by the node", manyCalls, len(p.phones)))
 	return p.spread(ctx)
 }
 
-// spread places calls from all phones and says who took them. Each node has to take some.
+// spread places calls and says who took them. Each node has to take some.
 func (p *play) spread(ctx context.Context) error {
-	var running sync.WaitGroup
-	results := make(chan call)
-	for i := range p.phones {
-		running.Go(func() { // ends with its calls, each of which has a time limit
-			for n := range callsPerPhone {
-				results <- p.talk(ctx, i, "", n%2 == 0)
-			}
-		})
-	}
-	go func() { // ends with the calls
-		running.Wait()
-		close(results)
-	}()
 	taken := make(map[string]int)
-	fmt.Fprint(p.o.Out, "   ")
-	for c := range results {
-		p.note(c)
+	for _, c := range p.several(ctx, manyCalls, len(p.phones), "") {
 		taken[c.node]++
-		p.dot(c)
 	}
 	var by []string
 	for _, n := range p.nodes {
@@ -110,6 +92,30 @@ func (p *play) spread(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// several places calls, some of them at a time, and shows a dot for each. want is as for talk.
+func (p *play) several(ctx context.Context, calls, atATime int, want string) []call {
+	results := make(chan call)
+	var running sync.WaitGroup
+	for i := range atATime {
+		running.Go(func() { // ends with its calls, each of which has a time limit
+			for n := i; n < calls; n += atATime {
+				results <- p.talk(ctx, i%len(p.phones), want, n/atATime%2 == 0)
+			}
+		})
+	}
+	go func() { // ends with the calls
+		running.Wait()
+		close(results)
+	}()
+	from := len(p.calls)
+	fmt.Fprint(p.o.Out, "   ")
+	for c := range results {
+		p.note(c)
+		p.dot(c)
+	}
+	return p.calls[from:]
+}
+
 func (p *play) dot(c call) {
 	if c.complaint() == "" {
 		fmt.Fprint(p.o.Out, paint(".", p.o.Good))
@@ -120,29 +126,17 @@ func (p *play) dot(c call) {
 
 // nodeDown closes the sockets of a node. The edge learns it from the calls that meet no answer, and no call is lost.
 func (p *play) nodeDown(ctx context.Context) error {
-	dead, other := p.nodes[0], p.nodes[1]
+	dead := p.nodes[0]
 	p.title(dead.name + " goes down: its sockets are closed, and the edge does not know yet")
 	from := p.lines.mark()
 	if err := dead.Stop(); err != nil {
 		return fmt.Errorf("stop %s: %w", dead.name, err)
 	}
-	failedOver, placed := "", 0
-	for ; placed < mostFailing && (placed < leastFailing || failedOver == ""); placed++ {
-		c := p.place(ctx, placed%len(p.phones), other.name, true)
-		if c.err != nil {
-			return c.err
-		}
-		if len(c.tried) > 1 {
-			p.say("   call %d, %-5s  %s was tried first; answered by %s after %s", placed+1, cast[placed%len(p.phones)].user,
-				c.tried[0], c.node, millis(c.took))
-			failedOver = c.callID
-		}
+	example, err := p.failing(ctx, dead, p.nodes[1])
+	if err != nil {
+		return err
 	}
-	p.say("   %d calls placed, all answered by %s", placed, other.name)
-	if failedOver == "" {
-		return errors.New("no call met the dead node")
-	}
-	p.showLog(failedOver)
+	p.showLog(example)
 	line, err := p.lines.wait(ctx, from, dead.name+" is down")
 	if err != nil {
 		return err
@@ -155,6 +149,38 @@ func (p *play) nodeDown(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// nodeSilent leaves the sockets of the other node open, but nothing is answered: only time tells.
+func (p *play) nodeSilent(ctx context.Context) error {
+	dead := p.nodes[1]
+	p.title(dead.name + " hangs: its sockets are open, and it answers nothing")
+	dead.Silence()
+	defer dead.Resume()
+	_, err := p.failing(ctx, dead, p.nodes[0])
+	return err
+}
+
+// failing places calls while a node is dead and returns the Call-ID of one that met it.
+func (p *play) failing(ctx context.Context, dead, other *node) (example string, err error) {
+	// The first calls go out before a probe can have noticed, so some meet the dead node: which, their Call-IDs decide.
+	calls := p.several(ctx, failingCalls, failingCalls, other.name)
+	for failoversOf(calls) == 0 && len(calls) < mostFailing && ctx.Err() == nil {
+		calls = append(calls, p.several(ctx, 1, 1, other.name)...)
+	}
+	p.say("  answered by %s", other.name)
+	var slowest time.Duration
+	for _, c := range calls {
+		if len(c.tried) > 1 {
+			slowest, example = max(slowest, c.took), c.callID
+		}
+	}
+	if example == "" {
+		return "", errors.New("no call met the dead node")
+	}
+	p.say("   %d of %d were sent to %s first and failed over; the slowest was answered after %s, of which it rang %s",
+		failoversOf(calls), len(calls), dead.name, millis(slowest), millis(ringing+answering))
+	return example, nil
 }
 
 // nodeBack starts the node again; a probe finds it and it gets its share back.
@@ -200,15 +226,13 @@ func (p *play) waitFor(ctx context.Context, from int, text string) (string, erro
 	}
 }
 
-// place is talk, noted and complained about.
-func (p *play) place(ctx context.Context, phone int, want string, byPhone bool) call {
-	c := p.talk(ctx, phone, want, byPhone)
-	p.note(c)
-	c = p.calls[len(p.calls)-1]
-	if text := c.complaint(); text != "" {
-		p.say("   %s", paint("call of "+cast[phone].user+": "+text, p.o.Bad))
+func failoversOf(calls []call) (n int) {
+	for _, c := range calls {
+		if len(c.tried) > 1 {
+			n++
+		}
 	}
-	return c
+	return n
 }
 
 // note keeps a call, with what the log has of it.

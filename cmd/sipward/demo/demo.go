@@ -72,7 +72,7 @@ type play struct {
 }
 
 func (p *play) acts(ctx context.Context) error {
-	for _, act := range []func(context.Context) error{p.register, p.oneCall, p.manyCalls, p.nodeDown, p.nodeBack} {
+	for _, act := range []func(context.Context) error{p.register, p.oneCall, p.manyCalls, p.nodeDown, p.nodeBack, p.nodeSilent} {
 		if err := act(ctx); err != nil {
 			return err
 		}

@@ -84,7 +84,6 @@ func verdict(calls []call, nodes []tally) []string {
 	if len(calls) == 0 {
 		add("no call was placed")
 	}
-	failovers := 0
 	for _, c := range calls {
 		if text := c.complaint(); text != "" {
 			add("call of %s, %s: %s", c.phone, c.callID, text)
@@ -95,11 +94,8 @@ func verdict(calls []call, nodes []tally) []string {
 		if c.status == 200 && !slices.ContainsFunc(nodes, func(t tally) bool { return t.name == c.node }) {
 			add("call of %s, %s: answered by %q, which is no node", c.phone, c.callID, c.node)
 		}
-		if len(c.tried) > 1 {
-			failovers++
-		}
 	}
-	if failovers == 0 {
+	if failoversOf(calls) == 0 {
 		add("no call was failed over")
 	}
 	for _, t := range nodes {

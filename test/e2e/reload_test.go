@@ -16,6 +16,9 @@ import (
 func TestReloadUnderLoad(t *testing.T) {
 	p := newTwoNodes(t, "")
 	p.load.Rate, p.load.Calls, p.load.Hold = 500, 2500, 300*time.Millisecond
+	if siptest.Race {
+		p.load.Rate, p.load.Calls = 100, 500
+	}
 	var loader sync.WaitGroup
 	var calls []*siptest.LoadCall
 	var err error
@@ -53,8 +56,11 @@ func TestReloadUnderLoad(t *testing.T) {
 				t.Errorf("call %+v", c)
 			}
 		}
-		if p.a.Saw(c.CallID) && p.b.Saw(c.CallID) {
-			t.Errorf("call %s was seen by both nodes", c.CallID)
+		// A call whose first INVITE was answered late may have been tried at both: that is fail-over.
+		if c.Took < time.Second && p.a.Saw(c.CallID) && p.b.Saw(c.CallID) {
+			if bad++; bad < 10 {
+				t.Errorf("call %s was seen by both nodes", c.CallID)
+			}
 		}
 	}
 	if n < 5 {

@@ -58,7 +58,7 @@ func Binary() (string, error) {
 		}
 		built.path = filepath.Join(built.dir, "sipward")
 		args := []string{"build", "-o", built.path}
-		if raceEnabled {
+		if Race {
 			args = append(args, "-race")
 		}
 		cmd := exec.Command("go", append(args, "./cmd/sipward")...)

@@ -2,4 +2,5 @@
 
 package siptest
 
-const raceEnabled = false
+// Race tells whether the race detector is on: it makes everything several times slower.
+const Race = false

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,9 +9,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -334,6 +337,38 @@ func TestUnresolvableBackend(t *testing.T) {
 		t.Errorf("no line in\n%s", edge.Output())
 	}
 	edge.Stop()
+}
+
+// TestLogFile: with the log in a file, a line says where to look, and the file has it all.
+func TestLogFile(t *testing.T) {
+	inDir(t, map[string]string{defaultFile: `listen: [udp:127.0.0.1:0]
+pools: { pbx: { backends: ["sip:127.0.0.9:9"], probe: { interval: 0 } } }
+log: { output: ./edge.log }
+`})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Getenv("SIPTEST_BINARY"), "run")
+	errOut, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(errOut).ReadString('\n')
+	if err != nil || line != "log lines go to ./edge.log\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile("edge.log")
+	if err != nil || !strings.Contains(string(text), "listening") || !strings.Contains(string(text), ": not probed") || !strings.Contains(string(text), "stopped") {
+		t.Errorf("%s, %v", text, err)
+	}
 }
 
 // TestDemo: the demo ends by itself, shows its table and finds nothing wrong.

@@ -20,6 +20,9 @@ const closeTime = 5 * time.Second
 
 // serve is the life of the edge, from the configuration to a clean stop.
 func serve(out, errOut io.Writer, load loader) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
 	c, warnings, err := load()
 	if err != nil {
 		return err
@@ -29,10 +32,9 @@ func serve(out, errOut io.Writer, load loader) error {
 		return fmt.Errorf("log.output: %w", err)
 	}
 	defer log.Close() // what it could say, the log could not
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
-
+	if o := c.Log.Output; o != "stdout" && o != "stderr" {
+		fmt.Fprintf(errOut, "log lines go to %s\n", o)
+	}
 	edge, err := proxy.New(c, log)
 	if err != nil {
 		return err

@@ -274,7 +274,10 @@ func tortured(t *testing.T, h *hop, f fate, name string, data []byte, host byte)
 		}
 	}
 	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, host}), 5060)
-	if name == "quotbal" {
+	switch {
+	case h.network == "tcp":
+		local = netip.AddrPortFrom(local.Addr(), 0) // answers come on the connection
+	case name == "quotbal":
 		local = netip.AddrPortFrom(local.Addr(), 5050) // its Via says so
 	}
 	// Some share their branch, and would be copies of each other.

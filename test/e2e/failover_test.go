@@ -27,7 +27,8 @@ func newTwoNodes(t *testing.T, probe string) *twoNodes {
 			fmt.Sprintf("{ name: nodeB, address: %q }", p.b.URI()),
 		},
 		pool: "    policy: round_robin\n    slow_start: 0\n", probe: probe,
-		top: "lab: yes\ntransaction: { invite_failover: 1 }\n",
+		// A busy test machine must not be taken for an overloaded edge.
+		top: "lab: yes\ntransaction: { invite_failover: 1 }\nlimits: { queue_delay: 0 }\n",
 	}
 	p.edge = siptest.StartEdge(t, p.s.yaml())
 	p.load = &siptest.Load{Target: addr, Hold: 20 * time.Millisecond}

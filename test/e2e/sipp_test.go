@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -99,11 +98,6 @@ func (p *program) wait(within time.Duration) {
 	case <-timer.C:
 		p.t.Fatalf("%s still runs after %s", p.name, within)
 	}
-}
-
-// quit ends SIPp as its user does (it stops taking calls and prints its statistics).
-func (p *program) quit() {
-	_ = p.cmd.Process.Signal(syscall.SIGUSR1) // it may have gone
 }
 
 // sippMode is SIPp's -t for a transport. Debian's SIPp has no TLS: it speaks TCP to a bridge then.

@@ -201,6 +201,7 @@ func (w *scratch) splice(m *wire.Msg, r *route, arrival transport.Flow, h hop, b
 		w.spliceRecordRoute(snap, m, r, arrival, h)
 	}
 	w.spliceIdentity(snap, m, r, arrival, h)
+	w.spliceLength(m, h.flow)
 }
 
 // spliceRoutes removes our own Route values and does what strict routers need
@@ -316,6 +317,16 @@ func (w *scratch) spliceIdentity(snap *snapshot, m *wire.Msg, r *route, arrival 
 		text := append(append(w.edit.Begin(wire.At(m.HeadersPos())), name...), ": "...)
 		w.edit.End(append(arrival.Remote().Addr().AppendTo(text), "\r\n"...))
 	}
+}
+
+// spliceLength says how long the body is where a datagram did not have to: on a
+// stream the next message begins after it (18.3, 20.14).
+func (w *scratch) spliceLength(m *wire.Msg, to transport.Flow) {
+	if m.ContentLength != wire.None || !to.Proto().Reliable() {
+		return
+	}
+	text := append(w.edit.Begin(wire.At(w.endOfHeaders(m))), "Content-Length: "...)
+	w.edit.End(append(appendUint(text, uint64(m.Body.Len())), "\r\n"...))
 }
 
 // received notes the source in the topmost Via: received when sent-by is not that

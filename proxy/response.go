@@ -124,7 +124,7 @@ func (c *responseContext) provisionalLocked(w *scratch, l *leg, now time.Duratio
 	if !m.To.Tag.Empty() {
 		c.ringing = true
 	}
-	c.last = w.relayed(make([]byte, 0, len(m.Buf)))
+	c.last = w.relayed(make([]byte, 0, len(m.Buf)), c.up)
 	w.send(c.up, c.last)
 }
 
@@ -136,7 +136,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 		if c.answered {
 			return
 		}
-		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf))), now)
+		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up), now)
 		return
 	}
 	if c.server.Step(transaction.Success, now, &c.snap.times)&transaction.Send == 0 {
@@ -146,7 +146,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	c.last = nil
 	start := len(w.arena)
-	w.arena = w.relayed(w.arena)
+	w.arena = w.relayed(w.arena, c.up)
 	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
 	if !c.answered {
 		c.answeredLocked()
@@ -169,10 +169,10 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	retry := c.failsOver(m.Status)
 	if !retry && m.Status != 503 && c.bestCode == 0 && !c.waitsForLegsLocked() {
-		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf))), now)
+		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up), now)
 		return
 	}
-	c.considerLocked(m.Status, w.relayed(make([]byte, 0, len(m.Buf))))
+	c.considerLocked(m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up))
 	if retry && c.tryNextLocked(w, now) {
 		return
 	}
@@ -275,10 +275,11 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, now 
 	w.send(c.up, b)
 }
 
-// relayed appends the response in w.msg without our Via (16.7 step 3).
-func (w *scratch) relayed(dst []byte) []byte {
+// relayed appends the response in w.msg without our Via (16.7 step 3), as it goes to up.
+func (w *scratch) relayed(dst []byte, up transport.Flow) []byte {
 	w.edit.Reset(&w.msg)
 	w.edit.DeleteTopVia()
+	w.spliceLength(&w.msg, up)
 	return w.edit.AppendTo(dst)
 }
 

@@ -136,7 +136,7 @@ func (e *Edge) relayStateless(w *scratch, branch transaction.Branch) {
 		return
 	}
 	start := len(w.arena)
-	w.arena = w.relayed(w.arena)
+	w.arena = w.relayed(w.arena, f)
 	w.send(f, w.arena[start:len(w.arena):len(w.arena)])
 	w.flush()
 }

@@ -1,0 +1,212 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// started is a lab whose edge runs as it does in production, with a UDP and a TCP
+// listener and real time. b is the address of the only backend.
+func started(t *testing.T, b string, change func(*config.Config)) *lab {
+	t.Helper()
+	l := &lab{TB: t, log: &logLines{}}
+	l.phone = l.newPeer("PHONE")
+	c := testConfig("udp:127.0.0.1:0", "tcp:127.0.0.1:0")
+	pool := config.DefaultPool()
+	pool.Probe.Interval = 0
+	x := config.DefaultBackend()
+	x.Name, x.Address = "pbx1", b
+	pool.Backends = []config.Backend{x}
+	c.Pools = map[string]config.Pool{"pbx": pool}
+	if change != nil {
+		change(c)
+	}
+	l.e = newEdge(t, c, l.log)
+	l.e.Start()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := l.e.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := l.e.log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// A wireEnd is one end of a TCP connection of a peer.
+type wireEnd struct {
+	lab  *lab
+	conn net.Conn
+	buf  []byte
+	f    wire.Framer
+}
+
+func (l *lab) wireEnd(conn net.Conn) *wireEnd {
+	l.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // a test that fails must end
+	return &wireEnd{lab: l, conn: conn, f: wire.Framer{Max: 65535}}
+}
+
+// dial opens a connection to listener i of the edge.
+func (l *lab) dial(i int) *wireEnd {
+	l.Helper()
+	conn, err := net.Dial("tcp", l.e.Listeners()[i].Bound.String())
+	if err != nil {
+		l.Fatal(err)
+	}
+	return l.wireEnd(conn)
+}
+
+func (w *wireEnd) sends(text string) {
+	w.lab.Helper()
+	if _, err := w.conn.Write([]byte(crlf(text))); err != nil {
+		w.lab.Fatal(err)
+	}
+}
+
+// get reads one message off the stream.
+func (w *wireEnd) get(what string) *wire.Msg {
+	w.lab.Helper()
+	for {
+		msg, n, _, fault := w.f.Next(w.buf)
+		if fault != wire.NoFault {
+			w.lab.Fatalf("the stream is broken (%v): %q", fault, w.buf)
+		}
+		text := append([]byte(nil), msg...)
+		w.buf = w.buf[n:]
+		if msg != nil {
+			m := &wire.Msg{}
+			if f := m.Scan(text, true); f != wire.NoFault || title(m) != what {
+				w.lab.Fatalf("got %v %q, want %q:\n%s", f, title(m), what, text)
+			}
+			return m
+		}
+		more := make([]byte, 65536)
+		k, err := w.conn.Read(more)
+		if err != nil {
+			w.lab.Fatalf("waiting for %q: %v", what, err)
+		}
+		w.buf = append(w.buf, more[:k]...)
+	}
+}
+
+func listenTCP(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	return ln
+}
+
+func accept(l *lab, ln net.Listener) *wireEnd {
+	l.Helper()
+	conn, err := ln.Accept()
+	if err != nil {
+		l.Fatal(err)
+	}
+	return l.wireEnd(conn)
+}
+
+func (l *lab) sendUDP(p *peer, text string) {
+	l.Helper()
+	to := net.UDPAddrFromAddrPort(l.e.Listeners()[0].Bound)
+	if _, err := p.conn.WriteToUDP([]byte(crlf(text)), to); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// On a stream Content-Length is what ends a message (20.14); over UDP it may be
+// missing (18.3). A bridge has to add it.
+func TestBridgeAddsContentLength(t *testing.T) {
+	const body = "v=0\r\nodd=\r\n\r\n"
+	t.Run("request", func(t *testing.T) {
+		ln := listenTCP(t)
+		l := started(t, "sip:"+ln.Addr().String()+";transport=tcp", nil)
+		for _, length := range []string{"", "l: " + fmt.Sprint(len(body)) + "\r\n"} {
+			l.sendUDP(l.phone, "INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/UDP 10.0.0.1;rport;branch=z9hG4bK1"+fmt.Sprint(len(length))+"\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\n"+length+"\n"+body)
+			l.phone.get("100 INVITE")
+		}
+		pbx := accept(l, ln)
+		for range 2 {
+			m := pbx.get("INVITE")
+			if string(m.Bytes(m.Body)) != body || strings.Count(strings.ToLower(string(m.Buf)), "\r\ncontent-length:")+strings.Count(string(m.Buf), "\r\nl:") != 1 {
+				t.Errorf("%s", m.Buf)
+			}
+		}
+	})
+	t.Run("response", func(t *testing.T) {
+		pbx := (&lab{TB: t}).newPeer("PBX1")
+		l := started(t, "sip:"+pbx.addr.String(), nil)
+		pbx.lab = l
+		phone := l.dial(1)
+		phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
+		phone.get("100 INVITE")
+		inv := pbx.get("INVITE")
+		for _, status := range []int{183, 200} {
+			l.sendUDP(pbx, strings.Replace(response(inv, status, "b"), "Content-Length: 0\r\n\r\n", "\r\n"+body, 1))
+			m := phone.get(fmt.Sprint(status, " INVITE"))
+			if string(m.Bytes(m.Body)) != body {
+				t.Errorf("%s", m.Buf)
+			}
+		}
+	})
+}
+
+// The end of a connection fails what waits for an answer on it at once, and leaves
+// nothing in the index.
+func TestConnectionClosedWhileWaiting(t *testing.T) {
+	ln := listenTCP(t)
+	l := started(t, "sip:"+ln.Addr().String()+";transport=tcp", nil)
+	phone := l.dial(1)
+	phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
+	phone.get("100 INVITE")
+	pbx := accept(l, ln)
+	pbx.get("INVITE")
+	_ = pbx.conn.Close()
+	m := phone.get("500 INVITE")
+	l.e.onConn.mu.Lock()
+	n := len(l.e.onConn.on)
+	l.e.onConn.mu.Unlock()
+	if n != 0 {
+		t.Errorf("%d connections in the index", n)
+	}
+	req := &wire.Msg{}
+	req.Scan([]byte(crlf("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")), true)
+	phone.sends(ackOf(req, m))
+	// The ACK ends the server transaction (timer I is zero), and with it all.
+	phone.sends("OPTIONS sip:" + l.e.Listeners()[1].Bound.String() + " SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK2\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 2\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n")
+	phone.get("200 OPTIONS")
+	if c := l.e.Counters(); c.Transactions != 0 || c.Timers != 0 || c.Active != 0 {
+		t.Errorf("left over: %+v", c)
+	}
+}
+
+// A response goes back on the connection of its request, or is lost with it: the
+// edge must survive the latter.
+func TestCallerGone(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), nil)
+	pbx.lab = l
+	phone := l.dial(1)
+	phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
+	phone.get("100 INVITE")
+	inv := pbx.get("INVITE")
+	_ = phone.conn.Close()
+	l.sendUDP(pbx, response(inv, 486, "b"))
+	pbx.get("ACK")
+	if n := l.e.Counters().Panics; n != 0 {
+		t.Errorf("%d panics", n)
+	}
+}

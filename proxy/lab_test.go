@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,7 +142,7 @@ type peer struct {
 	lab  *lab
 	name string
 	conn *net.UDPConn
-	raw  syscall.RawConn
+	fd   int // of conn, which lives as long as the test
 	addr netip.AddrPort
 }
 
@@ -163,7 +162,11 @@ func (l *lab) newPeerAt(name, at string) *peer {
 	if err != nil {
 		l.Fatal(err)
 	}
-	return &peer{l, name, conn, raw, conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	p := &peer{lab: l, name: name, conn: conn, addr: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	if err := raw.Control(func(fd uintptr) { p.fd = int(fd) }); err != nil {
+		l.Fatal(err)
+	}
+	return p
 }
 
 // sends hands a message of this peer to the edge. Lines may end with LF alone.
@@ -190,14 +193,8 @@ func (p *peer) getsWithin(ms int) *wire.Msg {
 	p.lab.Helper()
 	buf := make([]byte, 65536)
 	n := 0
-	err := p.raw.Control(func(fd uintptr) {
-		if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, ms); err != nil || ready == 0 {
-			return
-		}
-		n, _, _ = unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT)
-	})
-	if err != nil {
-		p.lab.Fatal(err)
+	if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, ms); err == nil && ready > 0 {
+		n, _ = unix.Read(p.fd, buf)
 	}
 	if n <= 0 {
 		return nil

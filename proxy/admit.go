@@ -56,7 +56,8 @@ type load struct {
 	level  atomic.Int32
 }
 
-const loadWindow = 100 * time.Millisecond
+// loadWindow is long enough for a machine that was held up to catch up.
+const loadWindow = 500 * time.Millisecond
 
 // observe takes one wait and returns the current level. limit 0 switches it off.
 func (l *load) observe(waited, limit, now time.Duration) loadLevel {

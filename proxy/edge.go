@@ -55,10 +55,11 @@ type Edge struct {
 	count        counters
 	pool         sync.Pool // *scratch
 
-	active   atomic.Int64 // response contexts without a final response
-	draining atomic.Bool
-	idle     chan struct{} // closed when draining and nothing is active
-	idleOnce sync.Once
+	active     atomic.Int64 // response contexts without a final response
+	lastAnswer atomic.Int64 // when a 2xx to an INVITE was passed on last
+	draining   atomic.Bool
+	idle       chan struct{} // closed when draining and nothing is active
+	idleOnce   sync.Once
 
 	mu       sync.Mutex // guards what follows: Start, Reload, Stop
 	probers  []*prober
@@ -238,16 +239,37 @@ type Listener struct {
 	Advertised string // empty: the bound address
 }
 
-// Drain refuses new calls and returns when every transaction was answered, or
-// when ctx ends. It returns how many were not.
+// Drain refuses new calls and returns when every transaction was answered and the
+// ACK of the last answered call had time to come, or when ctx ends. It returns how
+// many were not answered.
 func (e *Edge) Drain(ctx context.Context) int {
 	e.draining.Store(true)
 	e.checkIdle()
 	select {
 	case <-e.idle:
+		e.awaitAck(ctx)
 	case <-ctx.Done():
 	}
 	return int(e.active.Load())
+}
+
+// awaitAck waits as long as a 200 needs to be sent a second and a third time: an
+// ACK has no transaction that could be waited for.
+func (e *Edge) awaitAck(ctx context.Context) {
+	last := time.Duration(e.lastAnswer.Load())
+	if last == 0 {
+		return
+	}
+	left := last + 4*e.snap.Load().times.T1 - e.wheel.Now()
+	if left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // unanswered counts a response context in, answered one out.

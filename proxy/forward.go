@@ -279,7 +279,9 @@ func (w *scratch) spliceRecordRoute(snap *snapshot, m *wire.Msg, r *route, arriv
 		t = outsideToken(arrival, h.backendID())
 	} else {
 		t = outsideToken(h.flow, r.from.ID())
+		t.isCallee = true
 	}
+	t.caller = e.tokens.tagHash(m.Bytes(m.From.Tag))
 	sips := len(m.Bytes(m.RURI)) > 5 && equalFold(m.Bytes(m.RURI)[:5], "sips:")
 	text := w.edit.Begin(wire.At(m.RecordRoutePos()))
 	if in != out {

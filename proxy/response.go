@@ -148,6 +148,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	start := len(w.arena)
 	w.arena = w.relayed(w.arena, c.up)
 	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
+	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {
 		c.answeredLocked()
 		c.edge.rememberLeg(m, l, c)

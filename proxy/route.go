@@ -198,9 +198,17 @@ func (d *decision) note(uri []byte) bool {
 }
 
 // leadsOut says whether a request that came with this token first goes to the
-// party that the token binds.
+// party that the token binds: by the caller's tag, which is From in one direction
+// and To in the other; where a peer changed tags, by the face of a double
+// Record-Route or by the sender's address.
 func (d *decision) leadsOut(t token) bool {
 	src := d.flow.Remote()
+	switch k := d.edge.tokens; t.caller {
+	case k.tagHash(d.m.Bytes(d.m.From.Tag)):
+		return t.isCallee
+	case k.tagHash(d.m.Bytes(d.m.To.Tag)):
+		return !t.isCallee
+	}
 	switch {
 	case t.face != bothFaces:
 		return t.face == innerFace

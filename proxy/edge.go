@@ -93,11 +93,7 @@ func New(c *config.Config, log *eventlog.Log) (*Edge, error) {
 	if err := e.net.Listen(c.Listen); err != nil {
 		return nil, err
 	}
-	r := c.Resolver
-	e.resolver = resolve.New(resolve.Options{
-		Servers: r.Servers, HostsFile: r.HostsFile, Timeout: r.Timeout.D(), MinTTL: r.MinTTL.D(), MaxTTL: r.MaxTTL.D(),
-		NegativeTTL: r.NegativeTTL.D(), CacheSize: r.CacheSize, MaxPending: r.MaxPending,
-	})
+	e.resolver = newResolver(c.Resolver)
 	snap, err := newSnapshot(c, e.net.Listeners(), nil, e.wheel.Now())
 	if err != nil {
 		e.resolver.Close()

@@ -186,6 +186,9 @@ func TestEveryEndingAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	waitForRest(t, l)
+	if c := l.e.Counters(); c.Forwarded < uint64(8*calls) || c.Responses < uint64(4*calls) {
+		t.Errorf("hardly a call: %+v", c)
+	}
 }
 
 // placeCall sends the requests of one call and does not care for the answers.

@@ -186,7 +186,9 @@ func (e *Edge) endSnapshotLocked() {
 // FirstProbe is the first result of probing one backend.
 type FirstProbe struct {
 	Pool, Name, Address string
-	State, Why          string
+	State, Why          string // for people
+	Status              int    // of the answer, 0 = none
+	Unresolved          bool   // its name has no address yet
 }
 
 // FirstProbes waits for the first probe of every backend, or for ctx.
@@ -203,7 +205,11 @@ func (e *Edge) FirstProbes(ctx context.Context) []FirstProbe {
 			}
 		}
 		now, b := e.wheel.Now(), p.backend
-		all = append(all, FirstProbe{b.Pool().Name(), b.Name(), b.Address(), b.State(now).String(), p.outcome()})
+		o := p.outcome()
+		all = append(all, FirstProbe{
+			Pool: b.Pool().Name(), Name: b.Name(), Address: b.Address(), State: b.State(now).String(),
+			Why: o.why, Status: o.status, Unresolved: o.unresolved,
+		})
 	}
 	return all
 }

@@ -24,7 +24,7 @@ type prober struct {
 	timer   timers.Timer
 	first   sync.Once
 	known   chan struct{} // closed with the first result
-	said    string        // the first result; read it after known is closed
+	said    outcome       // the first result; read it after known is closed
 }
 
 // startProbers begins to probe the backends of a snapshot.
@@ -60,18 +60,18 @@ func (p *prober) Expire(_ *timers.Timer, now time.Duration) {
 func (p *prober) probe(now time.Duration) {
 	targets := p.backend.Targets()
 	if len(targets) == 0 {
-		p.result(p.backend.Miss(now, backend.Probe), "its name is not resolved")
+		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "its name is not resolved", unresolved: true})
 		return
 	}
 	e, t := p.edge, targets[0]
 	f, ok := e.flowTo(t, p.backend)
 	if !ok {
-		p.result(p.backend.Miss(now, backend.Probe), "no listener can reach it over "+t.Proto.String())
+		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "no listener can reach it over " + t.Proto.String()})
 		return
 	}
 	r := &ownRequest{edge: e, snap: p.snap, flow: f, done: p.answered}
 	if !r.start(optionsText(e.sentBy(p.snap, f), p.backend, t, p.snap.config.ServerID), now+p.backend.ProbeTimeout(), now) {
-		p.result(p.backend.Miss(now, backend.Probe), "the transaction table is full")
+		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "the transaction table is full"})
 	}
 }
 
@@ -79,17 +79,17 @@ func (p *prober) probe(now time.Duration) {
 func (p *prober) answered(status int, retryAfter, now time.Duration) {
 	switch status {
 	case 0:
-		p.result(p.backend.Miss(now, backend.Probe), "no answer to "+p.method()+"; check that it listens there and accepts requests from this host")
+		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "no answer to " + p.method() + "; check that it listens there and accepts requests from this host"})
 	case 503:
-		p.result(p.backend.Unavailable(now, retryAfter, backend.Probe), "answers 503")
+		p.result(p.backend.Unavailable(now, retryAfter, backend.Probe), outcome{why: "answers 503", status: status})
 	default:
-		p.result(p.backend.Alive(now, backend.Probe), "answers "+strconv.Itoa(status))
+		p.result(p.backend.Alive(now, backend.Probe), outcome{why: "answers " + strconv.Itoa(status), status: status})
 	}
 }
 
 func (p *prober) method() string { return p.backend.Pool().Config().Probe.Method }
 
-func (p *prober) result(c backend.Change, said string) {
+func (p *prober) result(c backend.Change, said outcome) {
 	p.edge.logChange(c)
 	p.first.Do(func() {
 		p.said = said
@@ -97,13 +97,20 @@ func (p *prober) result(c backend.Change, said string) {
 	})
 }
 
-// outcome is the first result in words.
-func (p *prober) outcome() string {
+// An outcome is what a probe came to.
+type outcome struct {
+	why        string // for people
+	status     int    // of the answer, 0 = none
+	unresolved bool   // there was no address to ask
+}
+
+// outcome is the first result so far.
+func (p *prober) outcome() outcome {
 	select {
 	case <-p.known:
 		return p.said
 	default:
-		return "not probed yet"
+		return outcome{why: "not probed yet"}
 	}
 }
 

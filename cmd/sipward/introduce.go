@@ -29,7 +29,7 @@ func (s *session) introduce(warnings config.Problems) bool {
 	s.log.Flush()
 	probes, goOn := s.firstProbes()
 	for _, p := range probes {
-		if p.Why != notResolved { // has its line from the look-up
+		if !p.Unresolved { // has its line from the look-up
 			firstProbe(op, p, s.config.Pools[p.Pool].Probe.Interval > 0)
 		}
 	}
@@ -154,15 +154,12 @@ func (s *session) firstProbes() (all []proxy.FirstProbe, goOn bool) {
 	}
 }
 
-// notResolved is what the edge says of a backend without an address.
-const notResolved = "its name is not resolved"
-
 func firstProbe(op *zerolog.Logger, p proxy.FirstProbe, isProbed bool) {
 	e, what := op.Info(), p.Why
 	switch {
 	case !isProbed:
 		what = "not probed, what real requests come to decides"
-	case !strings.HasPrefix(p.Why, "answers 2"):
+	case p.Status/100 != 2:
 		e = op.Warn()
 	}
 	e.Str("pool", p.Pool).Str("address", p.Address).Str("state", p.State).Msg("backend " + p.Name + ": " + what)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/sipward/sipward/config"
@@ -102,7 +101,7 @@ func (s *stage) startEdge(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for _, p := range s.edge.FirstProbes(ctx) {
-		if !strings.HasPrefix(p.Why, "answers 2") {
+		if p.Status/100 != 2 {
 			return fmt.Errorf("node %s: %s", p.Name, p.Why)
 		}
 	}

@@ -448,7 +448,7 @@ func (r *route) found(snap *snapshot, targets []resolve.Target, err error) rejec
 // anyKnown says whether one of the addresses is a pool member's.
 func (s *snapshot) anyKnown(targets []resolve.Target) bool {
 	for _, t := range targets {
-		if s.pools.BySource(t.Addr.Addr()) != nil {
+		if s.member(t.Addr) != nil {
 			return true
 		}
 	}

@@ -167,10 +167,15 @@ func (s *snapshot) egress(p wire.Proto, to netip.Addr, inside bool) (best *trans
 }
 
 // member returns the backend at an address, or, for another port of its host
-// (a Contact often names one), a backend of that host.
+// (a Contact often names one), a backend of that host. On an address of this very
+// host only the backend's own port counts: what else listens there is nobody's
+// business, least of all a stranger's who writes it into a Request-URI.
 func (s *snapshot) member(a netip.AddrPort) *backend.Backend {
 	if b := s.pools.ByTarget(a); b != nil {
 		return b
+	}
+	if s.self.isHost(a.Addr()) {
+		return nil
 	}
 	return s.pools.BySource(a.Addr())
 }

@@ -16,6 +16,9 @@ import (
 // maxLegs bounds how many targets one request is tried on.
 const maxLegs = 8
 
+// maxPanics bounds how often one request may show a bug of ours.
+const maxPanics = 3
+
 // A responseContext is RFC 3261 16's: the server transaction of one request and
 // the client transactions (legs) that it was forwarded on, one after the other.
 //
@@ -55,6 +58,7 @@ type responseContext struct {
 	canceled bool
 	waiting  bool // for a name to be resolved
 	done     bool
+	panics   uint8
 }
 
 // A leg is one client transaction: one attempt at one target.
@@ -218,14 +222,16 @@ func (c *responseContext) unlock() {
 	}
 }
 
-// mendLocked arms the timer anew; what has none to arm is forgotten.
+// mendLocked arms the timer anew; what has none to arm, or does it again and
+// again, is forgotten.
 func (c *responseContext) mendLocked() {
-	if c.slot == 0 {
+	if c.slot == 0 || c.done {
 		return
 	}
+	c.panics++
 	c.armed = 0
 	c.settleLocked()
-	if !c.done && c.armed == 0 && !c.waiting {
+	if !c.done && (c.armed == 0 && !c.waiting || c.panics > maxPanics) {
 		c.forgetLocked()
 	}
 }

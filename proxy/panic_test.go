@@ -3,6 +3,7 @@ package proxy
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -17,6 +18,7 @@ func (l *lab) broken(c *responseContext, f func()) {
 	c.snap = nil
 	c.mu.Unlock()
 	f()
+	synctest.Wait()
 	if !c.mu.TryLock() {
 		l.Fatal("the lock of the context is held after the panic")
 	}
@@ -117,12 +119,25 @@ func TestPanicInATimer(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { time.Sleep(510 * time.Millisecond) }) // timer A
-		if n := l.e.Counters().Panics; n == 0 {
-			t.Fatal("no panic")
+		l.broken(l.context(), func() { time.Sleep(521 * time.Millisecond) }) // timer A
+		if n := l.e.Counters(); n.Panics == 0 || n.Transactions != 1 {
+			t.Fatalf("%+v", n)
 		}
 		time.Sleep(200 * time.Second)
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 {
+			t.Errorf("left over: %+v", n)
+		}
+	})
+}
+
+// A bug that shows at every tick costs that transaction, not a core for ever.
+func TestPanicInEveryTimer(t *testing.T) {
+	inLab(t, 1, nil, func(t *testing.T, l *lab) {
+		l.phone.call().sends("INVITE")
+		l.phone.get("100 INVITE")
+		l.pbx[0].get("INVITE")
+		l.broken(l.context(), func() { time.Sleep(5 * time.Second) })
+		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 || n.Panics != maxPanics+1 {
 			t.Errorf("left over: %+v", n)
 		}
 	})

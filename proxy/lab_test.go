@@ -221,6 +221,12 @@ func (p *peer) get(what string) *wire.Msg {
 	return m
 }
 
+// skip reads what is there and forgets it.
+func (p *peer) skip() {
+	for p.gets() != nil {
+	}
+}
+
 // nothing checks that nothing was sent to a peer.
 func (p *peer) nothing() {
 	p.lab.Helper()

@@ -96,6 +96,7 @@ func (e *Edge) loopHash(m *wire.Msg) uint32 {
 	var h maphash.Hash
 	h.SetSeed(e.seed)
 	h.Write(m.Bytes(m.RURI))
+	h.WriteByte(0)
 	h.Write(m.Bytes(m.From.Tag))
 	h.WriteByte(0)
 	h.Write(m.Bytes(m.To.Tag))
@@ -105,6 +106,7 @@ func (e *Edge) loopHash(m *wire.Msg) uint32 {
 	for i := range m.Headers {
 		switch x := &m.Headers[i]; x.Kind {
 		case wire.KindRoute, wire.KindProxyRequire, wire.KindProxyAuthorization:
+			h.WriteByte(0)
 			h.Write(m.Bytes(x.Value))
 		}
 	}

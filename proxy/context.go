@@ -51,7 +51,6 @@ type responseContext struct {
 	first    leg    // the usual, only one
 	more     []*leg // the others
 	legs     int
-	next     int    // next address of a direct route
 	reason   []byte // Reason line of the caller's CANCEL
 	ringing  bool   // the caller was told of a dialog
 	answered bool   // the final response is out

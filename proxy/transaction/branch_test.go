@@ -66,7 +66,7 @@ func TestBranchHasOneSpelling(t *testing.T) {
 }
 
 func TestKeysDiffer(t *testing.T) {
-	if NewKey() == NewKey() || NewKey() == (Key{}) {
+	if a, b := NewKey(), NewKey(); a == b || a == (Key{}) {
 		t.Error("keys are not random")
 	}
 }

@@ -43,8 +43,12 @@ func (w *scratch) reply(m *wire.Msg, src netip.AddrPort, status int, reason stri
 		}
 	}
 	received(ed, m, src)
-	if status > 100 && m.To.Tag.Empty() {
+	switch {
+	case status <= 100 || !m.To.Tag.Empty():
+	case m.To.Tag.Absent():
 		ed.End(w.edge.appendOwnTag(append(ed.Begin(wire.At(int(m.To.Value.End))), ";tag="...), m))
+	default: // ";tag=" with nothing after it
+		ed.End(w.edge.appendOwnTag(ed.Begin(m.To.Tag), m))
 	}
 	end := append(ed.Begin(wire.Span{Start: uint16(w.endOfHeaders(m)), End: uint16(len(m.Buf))}), extra...)
 	if id := w.edge.serverLine(status); id != "" {

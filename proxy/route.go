@@ -322,7 +322,8 @@ func (d *decision) strictness() {
 	}
 	uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
 	u, ok := wire.ParseURI(uri)
-	d.r.strictNext = ok && !u.LR
+	// It becomes the Request-URI, so it has to be one.
+	d.r.strictNext = ok && !u.LR && (u.Scheme == wire.SIP || u.Scheme == wire.SIPS) && !bytes.ContainsAny(uri, "<>\" \t\r\n")
 }
 
 // inDialog is a request of a dialog that carries no Route of ours: a client that

@@ -3,10 +3,12 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
@@ -44,6 +46,9 @@ func FuzzReceive(f *testing.F) {
 	pbx := l.pbx[0]
 	f.Fuzz(func(t *testing.T, mode byte, text []byte) {
 		l.TB = t
+		// Without this a message that hangs the edge would pass for a slow one.
+		slow := time.AfterFunc(5*time.Second, func() { panic(fmt.Sprintf("hangs: mode %d, %q", mode, text)) })
+		defer slow.Stop()
 		text = []byte(l.named(string(text)))
 		from := l.phone
 		switch mode % 3 {

@@ -226,6 +226,9 @@ func (d *decision) target() rejection {
 	if !ok {
 		return rejection{status: 400, reason: "Bad Request-URI"}
 	}
+	if d.r.strictRURI && !(servedScheme(u) && fitsStartLine(d.uri)) {
+		return rejection{status: 400, reason: "Bad Route"}
+	}
 	switch {
 	case d.hasBound && d.outward && d.toBoundFlow():
 		return rejection{}
@@ -322,9 +325,11 @@ func (d *decision) strictness() {
 	}
 	uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
 	u, ok := wire.ParseURI(uri)
-	// It becomes the Request-URI, so it has to be one.
-	d.r.strictNext = ok && !u.LR && (u.Scheme == wire.SIP || u.Scheme == wire.SIPS) && !bytes.ContainsAny(uri, "<>\" \t\r\n")
+	d.r.strictNext = ok && !u.LR && (u.Scheme == wire.SIP || u.Scheme == wire.SIPS) && fitsStartLine(uri)
 }
+
+// fitsStartLine says whether a Route's URI can stand in a start line.
+func fitsStartLine(uri []byte) bool { return !bytes.ContainsAny(uri, "<>\" \t\r\n") }
 
 // inDialog is a request of a dialog that carries no Route of ours: a client that
 // ignores Record-Route, or a token of an earlier process.

@@ -39,7 +39,7 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 		return
 	}
 	t, ok := e.table.At(branch.Slot)
-	if !ok {
+	if !ok || branch.Leg != transaction.OwnLeg && !hasLowerVia(m) {
 		e.count.stray.Add(1)
 		return
 	}
@@ -49,6 +49,18 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 	}
 	t.response(w, branch, now)
 	w.flush()
+}
+
+// hasLowerVia says whether a Via is left for somebody upstream: a response without
+// one is not to be forwarded (16.7 step 3).
+func hasLowerVia(m *wire.Msg) bool {
+	if m.Vias > 1 {
+		return true
+	}
+	it := m.Values(wire.KindVia)
+	it.Next()
+	_, more := it.Next()
+	return more
 }
 
 func (e *Edge) logReply(m *wire.Msg, f transport.Flow) {

@@ -54,9 +54,6 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 // hasLowerVia says whether a Via is left for somebody upstream: a response without
 // one is not to be forwarded (16.7 step 3).
 func hasLowerVia(m *wire.Msg) bool {
-	if m.Vias > 1 {
-		return true
-	}
 	it := m.Values(wire.KindVia)
 	it.Next()
 	_, more := it.Next()

@@ -31,7 +31,7 @@ type lab struct {
 	// pbx are the backends of the pool "pbx", phone is an outside party.
 	pbx   []*peer
 	phone *peer
-	// faulty: what is sent is not sound, so the copied parts of a refusal need not be.
+	// faulty: what is sent is not sound, so the copied parts of a response need not be.
 	faulty bool
 }
 
@@ -204,7 +204,7 @@ func (p *peer) getsWithin(ms int) *wire.Msg {
 		return nil
 	}
 	m := &wire.Msg{}
-	if f := m.Scan(buf[:n], false); f != wire.NoFault && !(p.lab.faulty && m.Status >= 400 && bytes.Index(m.Buf, []byte("\r\n\r\n")) == n-4) {
+	if f := m.Scan(buf[:n], false); f != wire.NoFault && !(p.lab.faulty && m.Status > 100 && bytes.Index(m.Buf, []byte("\r\n\r\n")) == n-4) {
 		p.lab.Errorf("%s was sent a broken message (%v): %s", p.name, f, buf[:n])
 	}
 	return m

@@ -42,6 +42,6 @@ func (c *responseContext) acknowledged(now time.Duration) (absorbed bool) {
 	if c.server.State() == transaction.Confirmed || c.server.State() == transaction.Terminated {
 		c.last = nil
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 	return eff&transaction.PassUp == 0
 }

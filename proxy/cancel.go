@@ -42,7 +42,7 @@ func (c *responseContext) cancelAll(w *scratch, now time.Duration) {
 		c.considerLocked(487, nil)
 		c.concludeLocked(w, now)
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 }
 
 // cancelAllLocked cancels every open leg but one.

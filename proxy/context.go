@@ -133,7 +133,7 @@ func (c *responseContext) tried(b *backend.Backend, t resolve.Target) bool {
 
 // settleLocked re-arms the timer, lets go of what is no longer needed and
 // forgets the context when every machine is done. Call it after every change.
-func (c *responseContext) settleLocked() {
+func (c *responseContext) settleLocked(now time.Duration) {
 	if c.done {
 		return
 	}
@@ -159,7 +159,7 @@ func (c *responseContext) settleLocked() {
 		c.forgetLocked()
 		return
 	}
-	if due != c.armed {
+	if due = coarse(due, now); due != c.armed {
 		c.armed = due
 		if due == 0 {
 			c.edge.wheel.Stop(&c.timer)
@@ -176,6 +176,17 @@ func (c *responseContext) anyPendingLocked() bool {
 		}
 	}
 	return c.waiting
+}
+
+// coarse puts a deadline that is far off on a grid, later by less than a tenth: the
+// contexts of a busy second then end in a few wake-ups instead of hundreds, and a
+// wake-up is dearer than all that is done in it.
+func coarse(due, now time.Duration) time.Duration {
+	const far, grid = 3 * time.Second, 250 * time.Millisecond
+	if due-now < far {
+		return due
+	}
+	return (due + grid - 1) / grid * grid
 }
 
 func sooner(a, b time.Duration) time.Duration {
@@ -229,7 +240,7 @@ func (c *responseContext) mendLocked() {
 	}
 	c.panics++
 	c.armed = 0
-	c.settleLocked()
+	c.settleLocked(c.edge.wheel.Now())
 	if !c.done && (c.armed == 0 && !c.waiting || c.panics > maxPanics) {
 		c.forgetLocked()
 	}
@@ -254,7 +265,7 @@ func (c *responseContext) tick(w *scratch, now time.Duration) {
 	for i := 0; i < c.legs; i++ { // c.legs may grow
 		c.tickLegLocked(w, c.leg(i), now)
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 }
 
 func (c *responseContext) tickServerLocked(w *scratch, now time.Duration) {

@@ -84,7 +84,7 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	if m.CSeqMethodID == wire.CANCEL && c.method == wire.INVITE {
 		if l.cancel != nil {
 			l.cancel.client.Step(transaction.Response(m.Status), now, &c.snap.times)
-			c.settleLocked()
+			c.settleLocked(now)
 		}
 		return
 	}
@@ -102,7 +102,7 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	if eff&transaction.PassUp != 0 {
 		c.passUpLocked(w, l, now)
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 }
 
 // passUpLocked decides what becomes of a response that is not a retransmission.
@@ -317,8 +317,9 @@ func (c *responseContext) sendFailed(w *scratch, n int) {
 	if c.done || n >= c.legs {
 		return
 	}
-	c.legFailedLocked(w, c.leg(n), c.edge.wheel.Now())
-	c.settleLocked()
+	now := c.edge.wheel.Now()
+	c.legFailedLocked(w, c.leg(n), now)
+	c.settleLocked(now)
 }
 
 // unreachable is sendFailed, later.
@@ -346,7 +347,7 @@ func (c *responseContext) connClosed(w *scratch, conn *transport.Conn, now time.
 			c.legFailedLocked(w, l, now)
 		}
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 }
 
 func (c *responseContext) legFailedLocked(w *scratch, l *leg, now time.Duration) {

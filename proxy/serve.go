@@ -90,7 +90,7 @@ func (c *responseContext) enter(w *scratch, now time.Duration) bool {
 	} else if !c.tryNextFromLocked(w, m, now) {
 		c.noTargetLocked(w, now)
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 	return true
 }
 
@@ -155,7 +155,7 @@ func (c *responseContext) goOn(w *scratch, targets []resolve.Target, err error, 
 	case !c.tryNextLocked(w, now):
 		c.noTargetLocked(w, now)
 	}
-	c.settleLocked()
+	c.settleLocked(now)
 }
 
 func (e *Edge) logRequest(m *wire.Msg, f transport.Flow) {

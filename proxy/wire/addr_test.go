@@ -58,3 +58,10 @@ func TestParam(t *testing.T) {
 		want(t, bad, found, false)
 	}
 }
+
+// A tag ends at the ';', whatever it holds: it is compared, never understood.
+func TestTagWithEqualSigns(t *testing.T) {
+	m := mustScan(t, with("From: <sip:a@example.com>;tag==9ansfi3", "To: <sip:b@example.com>;x=y;tag=YWJj=="))
+	want(t, "From tag", m.Bytes(m.From.Tag), "=9ansfi3")
+	want(t, "To tag", m.Bytes(m.To.Tag), "YWJj==")
+}

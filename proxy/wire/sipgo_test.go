@@ -38,8 +38,12 @@ var sipgoDiffers = regexp.MustCompile(`[;=] *"|[\[\]\\\t\x00?]|[^:]  | [;=/:]|[;
 	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*([^ -~\r]|,))`)
 
 // nameAddr is a From or To in a form where both agree what is the URI's and
-// what is the header's.
-var nameAddr = regexp.MustCompile(`^("[^"]*" ?|[a-z ]*)<[^<>"]*>(;[^<>"]*)?$|^sip:[^<>"]*$`)
+// what is the header's, and where the name of a parameter ends. sipgo looks
+// for the last '=' of a From or To parameter. By RFC 3261 25.1 it is the first
+// one: generic-param = token [ EQUAL gen-value ], and '=' is no token
+// character. A second one makes the value malformed, but a tag is opaque here
+// and goes on as it is (16.3 step 1); padded base64 is met.
+var nameAddr = regexp.MustCompile(`^(("[^"]*" ?|[a-z ]*)<[^<>"]*>|sip:[^;<>"]*)(;[^;=<>"]*(=[^;=<>"]*)?)*$`)
 
 func beyondSipgo(m *Msg) bool {
 	return sipgoDiffers.Match(m.Buf[:m.Body.Start]) || !nameAddr.Match(m.Bytes(m.From.Value)) || !nameAddr.Match(m.Bytes(m.To.Value))

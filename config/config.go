@@ -133,11 +133,12 @@ type Transaction struct {
 // Limits are the bounds of tables, queues, messages and connections.
 type Limits struct {
 	MaxTransactions         int      `yaml:"max_transactions" doc:"Transactions at the same time; above it new requests get 503." min:"100" max:"10000000" apply:"restart"`
+	TransactionMemory       int      `yaml:"transaction_memory" doc:"Messages stored for transactions; above it new requests get 503." unit:"bytes" min:"1048576" max:"68719476736" apply:"restart"`
 	MaxDialogs              int      `yaml:"max_dialogs" doc:"Calls at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
 	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
 	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
 	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
-	MaxMessage              int      `yaml:"max_message" doc:"Longest message on a stream; a longer one gets 413 and the connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
+	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
 	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake." min:"0.01" safe:"1" max:"120" apply:"restart"`
 	MessageTimeout          Duration `yaml:"message_timeout" doc:"Time from the first byte of a message on a stream to its last." min:"0.01" safe:"1" max:"300" apply:"restart"`
 	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
@@ -182,7 +183,7 @@ func Default() *Config {
 			InviteFailover: 2 * second, RequestFailover: 4 * second,
 		},
 		Limits: Limits{
-			MaxTransactions: 200000, MaxDialogs: 200000, MaxBindings: 200000,
+			MaxTransactions: 200000, TransactionMemory: 512 << 20, MaxDialogs: 200000, MaxBindings: 200000,
 			MaxConnections: 10000, MaxConnectionsPerSource: 256, MaxMessage: 65535,
 			HandshakeTimeout: 10 * second, MessageTimeout: 15 * second, IdleTimeout: 3900 * second, WriteTimeout: 10 * second,
 			WriteQueue: 1 << 20, ReceiveBuffer: 8 << 20, QueueDelay: second / 5, Emergency: []string{"sos"},

@@ -11,7 +11,7 @@ import (
 // calls and emergency calls always pass.
 func (e *Edge) admit(m *wire.Msg, r *route, waited, now time.Duration) rejection {
 	level := e.load.observe(waited, e.snap.Load().config.Limits.QueueDelay.D(), now)
-	if r.inDialog || r.exempt {
+	if r.exempt {
 		return rejection{}
 	}
 	switch {

@@ -46,7 +46,7 @@ func TestCancel(t *testing.T) {
 		c.to = string(m.Bytes(m.To.Tag))
 		c.sends("ACK")
 		pbx.nothing()
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.atRest()
 	})
 }
@@ -68,7 +68,7 @@ func TestCancelCrossesAnswer(t *testing.T) {
 		l.phone.get("200 INVITE")
 		pbx.answers(cancel, 200, "b")
 		l.phone.nothing()
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.atRest()
 	})
 }
@@ -276,7 +276,7 @@ func TestAffinity(t *testing.T) {
 		m = l.pbx[1].get("REGISTER")
 		l.pbx[1].answers(m, 401, "x")
 		l.phone.get("401 REGISTER")
-		time.Sleep(60 * time.Second) // pbx1 is well again
+		pass(60 * time.Second) // pbx1 is well again
 		l.pbx[0].skip()
 		c.cseq++
 		c.more = "Authorization: Digest username=\"a\"\r\n"

@@ -42,6 +42,7 @@ type responseContext struct {
 	mu       sync.Mutex
 	timer    timers.Timer
 	armed    time.Duration // what timer is set to, 0 = not set
+	held     int           // bytes of stored messages, as counted in Edge.held
 	server   transaction.Machine
 	ackKey   string // second key while an unacknowledged failure waits for its ACK
 	req      []byte // the request as received; nil when no longer needed
@@ -82,9 +83,11 @@ type cancelLeg struct {
 }
 
 // pending says that the leg may still bring a final response.
-func (l *leg) pending() bool {
-	s := l.client.State()
-	return s == transaction.Trying || s == transaction.Proceeding
+func (l *leg) pending() bool { return isOpen(&l.client) }
+
+// isOpen says that a client transaction waits for its final response.
+func isOpen(m *transaction.Machine) bool {
+	return m.State() == transaction.Trying || m.State() == transaction.Proceeding
 }
 
 // leg returns client branch n.
@@ -148,8 +151,11 @@ func (c *responseContext) settleLocked(now time.Duration) {
 			due = sooner(due, l.cancel.client.Due())
 			open = open || l.cancel.client.State() != transaction.Terminated
 		}
-		if !l.pending() && l.cancel == nil && l.client.State() != transaction.Completed {
+		if !l.pending() && l.client.State() != transaction.Completed {
 			l.out = nil
+		}
+		if l.cancel != nil && !isOpen(&l.cancel.client) {
+			l.cancel.out = nil
 		}
 	}
 	if c.answered && !c.anyPendingLocked() {
@@ -159,6 +165,7 @@ func (c *responseContext) settleLocked(now time.Duration) {
 		c.forgetLocked()
 		return
 	}
+	c.weighLocked()
 	if due = coarse(due, now); due != c.armed {
 		c.armed = due
 		if due == 0 {
@@ -176,6 +183,22 @@ func (c *responseContext) anyPendingLocked() bool {
 		}
 	}
 	return c.waiting
+}
+
+// weighLocked keeps the account of the bytes that all contexts hold.
+func (c *responseContext) weighLocked() {
+	n := len(c.req) + len(c.last) + len(c.best)
+	for i := range c.legs {
+		l := c.leg(i)
+		n += len(l.out)
+		if l.cancel != nil {
+			n += len(l.cancel.out)
+		}
+	}
+	if n != c.held {
+		c.edge.held.Add(int64(n - c.held))
+		c.held = n
+	}
 }
 
 // coarse puts a deadline that is far off on a grid, later by less than a tenth: the
@@ -200,6 +223,8 @@ func sooner(a, b time.Duration) time.Duration {
 func (c *responseContext) forgetLocked() {
 	c.done = true
 	e := c.edge
+	e.held.Add(int64(-c.held))
+	c.held = 0
 	e.wheel.Stop(&c.timer)
 	e.table.Remove(c.key, c.slot)
 	if c.ackKey != "" {

@@ -30,6 +30,7 @@ type Counters struct {
 	Transactions int // in the table now
 	Active       int // of them: not answered yet
 	Timers       int // armed now
+	Held         int // bytes of stored messages
 }
 
 // Counters reads all counters. They are not read at one instant.
@@ -41,6 +42,6 @@ func (e *Edge) Counters() Counters {
 		Retransmitted: c.retransmitted.Load(), Rejected: c.rejected.Load(), Loops: c.loops.Load(),
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
-		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(),
+		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}
 }

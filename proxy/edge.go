@@ -57,6 +57,7 @@ type Edge struct {
 
 	active     atomic.Int64 // response contexts without a final response
 	lastAnswer atomic.Int64 // when a 2xx to an INVITE was passed on last
+	held       atomic.Int64 // bytes of messages that response contexts store
 	draining   atomic.Bool
 	idle       chan struct{} // closed when draining and nothing is active
 	idleOnce   sync.Once
@@ -67,7 +68,8 @@ type Edge struct {
 	running  sync.WaitGroup
 	stopTime context.CancelFunc
 
-	hook func(*wire.Msg) // tests: called with every scanned message
+	maxMessage int             // bytes, of datagrams too
+	hook       func(*wire.Msg) // tests: called with every scanned message
 }
 
 // New opens the sockets of a sound configuration. Errors name what could not be
@@ -83,7 +85,7 @@ func New(c *config.Config, log *eventlog.Log) (*Edge, error) {
 		onConn: newConnIndex(), affinity: newAffinity(), sources: newSources(),
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
-		idle: make(chan struct{}),
+		idle: make(chan struct{}), maxMessage: c.Limits.MaxMessage,
 	}
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{

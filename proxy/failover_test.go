@@ -15,19 +15,19 @@ func TestFailoverBySilence(t *testing.T) {
 		c.sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		time.Sleep(2100 * time.Millisecond) // invite_failover
+		pass(2100 * time.Millisecond) // invite_failover
 		inv := l.pbx[1].get("INVITE")
 		l.pbx[1].answers(inv, 180, "b")
 		l.phone.get("180 INVITE")
 		for l.pbx[0].gets() != nil { // retransmissions of the first 2 s
 		}
 		// Timer B of the first leg must not ring a third phone while the second rings.
-		time.Sleep(60 * time.Second)
+		pass(60 * time.Second)
 		l.pbx[2].nothing()
 		l.pbx[0].nothing()
 		l.pbx[1].answers(inv, 200, "b")
 		l.phone.get("200 INVITE")
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.phone.nothing()
 		l.atRest()
 	})
@@ -41,7 +41,7 @@ func TestCancelledCallIsNotTriedElsewhere(t *testing.T) {
 		l.pbx[0].get("INVITE")
 		c.sends("CANCEL")
 		l.phone.get("200 CANCEL")
-		time.Sleep(33 * time.Second) // timer B: the backend never said a word
+		pass(33 * time.Second) // timer B: the backend never said a word
 		l.pbx[1].nothing()
 		l.phone.get("487 INVITE")
 		for m := l.pbx[0].gets(); m != nil; m = l.pbx[0].gets() {
@@ -51,7 +51,7 @@ func TestCancelledCallIsNotTriedElsewhere(t *testing.T) {
 		}
 		c.to = "x"
 		c.sends("ACK")
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.atRest()
 	})
 }
@@ -66,7 +66,7 @@ func TestLateProvisionalOfAnAbandonedLeg(t *testing.T) {
 					l.phone.get("100 INVITE")
 				}
 				first := l.pbx[0].get(method)
-				time.Sleep(4100 * time.Millisecond)
+				pass(4100 * time.Millisecond)
 				for l.pbx[0].gets() != nil {
 				}
 				second := l.pbx[1].get(method)
@@ -82,7 +82,7 @@ func TestLateProvisionalOfAnAbandonedLeg(t *testing.T) {
 				l.phone.get("200 " + method)
 				l.pbx[0].answers(first, 487, "a")
 				l.phone.nothing()
-				time.Sleep(40 * time.Second)
+				pass(40 * time.Second)
 				l.atRest()
 			})
 		})
@@ -97,7 +97,7 @@ func TestLateAnswerOfAnAbandonedLeg(t *testing.T) {
 		c.sends("INVITE")
 		l.phone.get("100 INVITE")
 		first := l.pbx[0].get("INVITE")
-		time.Sleep(2100 * time.Millisecond)
+		pass(2100 * time.Millisecond)
 		second := l.pbx[1].get("INVITE")
 		l.pbx[1].answers(second, 180, "b")
 		l.phone.get("180 INVITE")
@@ -110,7 +110,7 @@ func TestLateAnswerOfAnAbandonedLeg(t *testing.T) {
 		l.pbx[1].answers(second, 487, "b")
 		l.pbx[1].get("ACK")
 		l.phone.nothing()
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.atRest()
 	})
 }
@@ -196,7 +196,7 @@ func TestAllBackendsFail(t *testing.T) {
 		}
 		c.to = string(m.Bytes(m.To.Tag))
 		c.sends("ACK")
-		time.Sleep(40 * time.Second)
+		pass(40 * time.Second)
 		l.phone.nothing()
 		l.atRest()
 	})
@@ -209,7 +209,7 @@ func TestNobodyAnswers(t *testing.T) {
 			if method == "INVITE" {
 				l.phone.get("100 INVITE")
 			}
-			time.Sleep(33 * time.Second)
+			pass(33 * time.Second)
 			l.phone.get("408 " + method)
 			n := 0
 			for l.pbx[0].gets() != nil {
@@ -218,7 +218,7 @@ func TestNobodyAnswers(t *testing.T) {
 			if want := map[string]int{"INVITE": 7, "REGISTER": 11, "FOO": 11}[method]; n != want {
 				t.Errorf("%s was sent %d times, want %d", method, n, want)
 			}
-			time.Sleep(70 * time.Second)
+			pass(70 * time.Second)
 			l.atRest()
 		})
 	}
@@ -231,13 +231,13 @@ func TestTimerC(t *testing.T) {
 		inv := l.pbx[0].get("INVITE")
 		l.pbx[0].answers(inv, 180, "b")
 		l.phone.get("180 INVITE")
-		time.Sleep(181 * time.Second)
+		pass(181 * time.Second)
 		l.pbx[0].get("CANCEL")
 		l.phone.nothing()
-		time.Sleep(33 * time.Second) // it does not heed the CANCEL
+		pass(33 * time.Second) // it does not heed the CANCEL
 		l.phone.get("408 INVITE")
 		l.pbx[1].nothing()
-		time.Sleep(60 * time.Second)
+		pass(60 * time.Second)
 		l.atRest()
 	})
 }

@@ -98,7 +98,7 @@ func (e *Edge) pickDirect(r *route, c *responseContext) (hop, bool) {
 	snap := e.snap.Load()
 	for _, t := range r.targets {
 		b := snap.member(t.Addr)
-		if r.guarded && b == nil || c.tried(b, t) {
+		if r.guarded && !snap.reachable(t, r.bound) || c.tried(b, t) {
 			continue
 		}
 		if f, ok := e.flowTo(t, b); ok {

@@ -80,6 +80,9 @@ func newLab(tb testing.TB, n int, change func(*config.Config)) *lab {
 	return l
 }
 
+// pass lets the bubble's clock run.
+func pass(d time.Duration) { <-time.After(d) }
+
 func newEdge(tb testing.TB, c *config.Config, w *logLines) *Edge {
 	tb.Helper()
 	log, err := eventlog.Open(c.Log, eventlog.Options{Host: "host", PID: 1, Stdout: w})

@@ -76,7 +76,7 @@ func TestOverload(t *testing.T) {
 		waited := 500 * time.Millisecond
 		for range 3 * loadWindow / (10 * time.Millisecond) {
 			l.phone.sendsAfter(l.phone.call().text("REGISTER"), waited)
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
 		for l.phone.gets() != nil {
 		}
@@ -119,7 +119,7 @@ func TestMaxCPS(t *testing.T) {
 			c.to = "b"
 			c.sends("BYE") // never limited
 			l.pbx[0].get("BYE")
-			time.Sleep(1100 * time.Millisecond)
+			pass(1100 * time.Millisecond)
 			l.phone.call().sends("MESSAGE")
 			for m := l.pbx[0].gets(); ; m = l.pbx[0].gets() {
 				if m == nil {
@@ -186,7 +186,7 @@ func TestFullTable(t *testing.T) {
 		l.phone.get("503 BYE")
 		for l.pbx[0].gets() != nil {
 		}
-		time.Sleep(80 * time.Second)
+		pass(80 * time.Second)
 		l.atRest()
 	})
 }
@@ -262,7 +262,7 @@ func TestReloadKeepsCallsAndLimits(t *testing.T) {
 		l.phone.get("200 INVITE")
 		l.phone.call().sends("INVITE") // max_cps goes on counting
 		l.phone.get("503 INVITE")
-		time.Sleep(1100 * time.Millisecond)
+		pass(1100 * time.Millisecond)
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[1].get("INVITE")

@@ -106,7 +106,7 @@ func TestPanicInAResponse(t *testing.T) {
 		l.phone.nothing()
 		l.pbx[0].answers(inv, 200, "b") // the call goes on
 		l.phone.get("200 INVITE")
-		time.Sleep(70 * time.Second)
+		pass(70 * time.Second)
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 {
 			t.Errorf("left over: %+v", n)
 		}
@@ -119,11 +119,11 @@ func TestPanicInATimer(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { time.Sleep(521 * time.Millisecond) }) // timer A
+		l.broken(l.context(), func() { pass(521 * time.Millisecond) }) // timer A
 		if n := l.e.Counters(); n.Panics == 0 || n.Transactions != 1 {
 			t.Fatalf("%+v", n)
 		}
-		time.Sleep(200 * time.Second)
+		pass(200 * time.Second)
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 {
 			t.Errorf("left over: %+v", n)
 		}
@@ -136,7 +136,7 @@ func TestPanicInEveryTimer(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { time.Sleep(5 * time.Second) })
+		l.broken(l.context(), func() { pass(5 * time.Second) })
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 || n.Panics != maxPanics+1 {
 			t.Errorf("left over: %+v", n)
 		}

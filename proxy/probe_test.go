@@ -32,7 +32,7 @@ func TestProbes(t *testing.T) {
 		next := func() *wire.Msg {
 			t.Helper()
 			for range 130 { // interval and jitter
-				time.Sleep(100 * time.Millisecond)
+				pass(100 * time.Millisecond)
 				if m := pbx.getsWithin(0); m != nil {
 					return m
 				}
@@ -53,7 +53,7 @@ func TestProbes(t *testing.T) {
 		}
 		for range 2 { // E retransmits until the timeout of 3 s
 			next()
-			time.Sleep(3500 * time.Millisecond)
+			pass(3500 * time.Millisecond)
 			pbx.skip()
 		}
 		if state() != backend.Down {
@@ -86,7 +86,7 @@ func TestProbes(t *testing.T) {
 		l.e.mu.Lock()
 		l.e.endSnapshotLocked()
 		l.e.mu.Unlock()
-		time.Sleep(80 * time.Second)
+		pass(80 * time.Second)
 		l.atRest()
 	})
 }
@@ -212,7 +212,7 @@ func TestNothingKeepsTheReadersBuffer(t *testing.T) {
 		}
 		put(l.pbx[0], response(m, 486, "b"))
 		want = string(l.phone.get("486 INVITE").Buf)
-		time.Sleep(600 * time.Millisecond) // timer G
+		pass(600 * time.Millisecond) // timer G
 		if got := string(l.phone.get("486 INVITE").Buf); got != want {
 			t.Errorf("the 486 again:\n%s", got)
 		}

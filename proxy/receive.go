@@ -21,6 +21,9 @@ func (e *Edge) Receive(p *transport.Packet) {
 	if f := w.msg.Scan(p.Data, p.Flow.Proto().Reliable()); fault == wire.NoFault {
 		fault = f
 	}
+	if fault == wire.NoFault && len(p.Data) > e.maxMessage {
+		fault = wire.FaultTooLarge
+	}
 	if e.hook != nil {
 		e.hook(&w.msg)
 	}

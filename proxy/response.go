@@ -243,6 +243,8 @@ func (c *responseContext) concludeLocked(w *scratch, now time.Duration) {
 	switch {
 	case status == 0:
 		status = 500
+	case status == 503 && c.canceled:
+		status, b = 487, nil
 	case status == 503 && (b != nil || !c.poolDown(now)):
 		// A 503 says "I serve nobody"; only our own may say that of us (16.7 step 6).
 		status, b = 500, withStatusLine(b, "SIP/2.0 500 Server Internal Error\r\n")

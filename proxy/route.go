@@ -40,6 +40,7 @@ type route struct {
 
 	from    *backend.Backend // the sender, when it is a pool member
 	guarded bool             // from outside: targets must be known peers, else pinned
+	bound   bool             // it came with a token of ours
 	limit   *backend.Rate    // of the matching rule, nil = none
 
 	ownMaddr   bool // the Request-URI's maddr is ours (16.4)
@@ -58,7 +59,9 @@ func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, reje
 	d.r.guarded = d.r.from == nil
 	d.stripOwnRoutes()
 	d.stripOwnMaddr()
+	d.r.bound = d.hasBound
 	rej := d.target()
+	d.r.exempt = d.r.exempt || d.isRunning()
 	return d.r, rej
 }
 
@@ -76,6 +79,8 @@ type decision struct {
 	bound    token // of the last Route of ours
 	hasBound bool
 	outward  bool // the tokens say: towards the outside party
+
+	isRemembered bool // affinity knows the call
 }
 
 // stripOwnRoutes finds the leading Route values that are ours (16.4), and repairs
@@ -315,7 +320,7 @@ func (d *decision) knownName(u wire.URI) bool {
 		return false
 	}
 	targets, ok := d.edge.resolver.Cached(q)
-	return ok && d.snap.anyKnown(targets)
+	return ok && d.snap.anyReachable(targets, d.hasBound)
 }
 
 // strictness: a next hop without lr is a strict router.
@@ -369,15 +374,29 @@ func (d *decision) byRule(rule *rule, u wire.URI) rejection {
 	r := &d.r
 	r.kind, r.pool, r.limit = toPool, rule.pool, rule.limit
 	r.key = d.key()
-	r.exempt = r.inDialog || d.snap.emergency(u, d.uri)
+	r.exempt = d.snap.emergency(u, d.uri)
 	if r.inDialog || d.hasCredentials() {
 		if id, ok := d.edge.affinity.get(d.m); ok {
 			if b := d.snap.pools.ByID(id); b != nil && b.Pool() == rule.pool && d.usable(b) {
-				r.pinned = b
+				r.pinned, d.isRemembered = b, true
 			}
 		}
 	}
 	return rejection{}
+}
+
+// isRunning says whether a request belongs to a call that we carry, so that no
+// limit may refuse it. A To tag alone proves nothing, anybody can write one; but
+// without it, what cannot begin anything passes too.
+func (d *decision) isRunning() bool {
+	if !d.r.inDialog {
+		return false
+	}
+	switch d.m.Method {
+	case wire.BYE, wire.PRACK, wire.UPDATE, wire.INFO:
+		return true
+	}
+	return d.hasBound || d.r.from != nil || d.isRemembered
 }
 
 // usable: what runs stays where it is; what is new goes where it is answered.
@@ -434,7 +453,7 @@ func (r *route) pin() { r.kind, r.only, r.pool, r.exempt = toPool, true, r.pinne
 // found settles a route on the addresses of its name.
 func (r *route) found(snap *snapshot, targets []resolve.Target, err error) rejection {
 	switch {
-	case r.guarded && !snap.anyKnown(targets):
+	case r.guarded && !snap.anyReachable(targets, r.bound):
 		if r.pinned == nil {
 			return rejection{status: 403, reason: "Forbidden"}
 		}
@@ -451,10 +470,10 @@ func (r *route) found(snap *snapshot, targets []resolve.Target, err error) rejec
 	return rejection{}
 }
 
-// anyKnown says whether one of the addresses is a pool member's.
-func (s *snapshot) anyKnown(targets []resolve.Target) bool {
+// anyReachable says whether one of the addresses may be reached from outside.
+func (s *snapshot) anyReachable(targets []resolve.Target, bound bool) bool {
 	for _, t := range targets {
-		if s.member(t.Addr) != nil {
+		if s.reachable(t, bound) {
 			return true
 		}
 	}

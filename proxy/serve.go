@@ -63,11 +63,16 @@ func (c *responseContext) enter(w *scratch, now time.Duration) bool {
 	c.mu.Lock()
 	defer c.unlock()
 	e, m := c.edge, &w.msg
-	reserve := 0
-	if c.route.inDialog {
+	reserve, memory := 0, int64(c.snap.config.Limits.TransactionMemory)
+	if c.route.exempt {
 		reserve = e.table.Cap() / 8
+		memory += memory / 8
 	}
 	key, slot, _, verdict := e.table.Add(w.key, c, reserve)
+	if verdict == transaction.Added && e.held.Load() > memory {
+		e.table.Remove(key, slot)
+		verdict = transaction.Full
+	}
 	switch verdict {
 	case transaction.Full:
 		e.count.tableFull.Add(1)

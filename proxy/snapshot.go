@@ -12,6 +12,7 @@ import (
 
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
@@ -178,6 +179,20 @@ func (s *snapshot) member(a netip.AddrPort) *backend.Backend {
 		return nil
 	}
 	return s.pools.BySource(a.Addr())
+}
+
+// reachable says whether a request from outside may be sent to an address: to a
+// backend as configured, and, in a dialog that we carry, to the port of its host
+// that Contact named. Over a stream only SIP's own ports, lest the edge be aimed at
+// other services there.
+func (s *snapshot) reachable(t resolve.Target, bound bool) bool {
+	if s.pools.ByTarget(t.Addr) != nil {
+		return true
+	}
+	if !bound || s.member(t.Addr) == nil {
+		return false
+	}
+	return !t.Proto.Reliable() || t.Addr.Port() == 5060 || t.Addr.Port() == 5061
 }
 
 // sender names the pool member that a message comes from, nil for everybody else.

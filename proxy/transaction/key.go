@@ -1,6 +1,10 @@
 package transaction
 
-import "github.com/sipward/sipward/proxy/wire"
+import (
+	"crypto/sha256"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
 
 // AppendServerKey appends the key by which a request finds its server
 // transaction (RFC 3261 17.2.3): branch, sent-by and method. method is the
@@ -10,6 +14,10 @@ import "github.com/sipward/sipward/proxy/wire"
 // Call-ID, CSeq number and topmost Via. The To tag is left out: an ACK has the
 // one of the response, its INVITE has none.
 func AppendServerKey(dst []byte, m *wire.Msg, method []byte) []byte {
+	return bounded(appendServerKey(dst, m, method), len(dst))
+}
+
+func appendServerKey(dst []byte, m *wire.Msg, method []byte) []byte {
 	branch := m.Bytes(m.TopVia.Branch)
 	dst = append(dst, method...)
 	if len(branch) > len(Cookie) && string(branch[:len(Cookie)]) == Cookie {
@@ -30,11 +38,24 @@ func AppendServerKey(dst []byte, m *wire.Msg, method []byte) []byte {
 // branches of a fork apart: below a forking proxy one may fail and another be
 // answered, and the ACK for the 2xx must not end here.
 func AppendAckKey(dst []byte, m *wire.Msg) []byte {
+	start := len(dst)
 	dst = append(dst, "ack of"...)
 	dst = appendPart(dst, m.Bytes(m.CallID))
 	dst = appendNumber(append(dst, '\n'), m.CSeq)
 	dst = appendPart(dst, m.Bytes(m.From.Tag))
-	return appendPart(dst, m.Bytes(m.To.Tag))
+	return bounded(appendPart(dst, m.Bytes(m.To.Tag)), start)
+}
+
+// maxKey bounds what the table keeps of what a stranger wrote: a longer key is
+// replaced by its hash.
+const maxKey = 160
+
+func bounded(dst []byte, start int) []byte {
+	if len(dst)-start <= maxKey {
+		return dst
+	}
+	sum := sha256.Sum256(dst[start:])
+	return append(dst[:start], sum[:]...)
 }
 
 // appendPart separates with LF: inside a value it stands only in a fold, before

@@ -33,9 +33,11 @@ func FuzzScanAgainstSipgo(f *testing.F) {
 
 // sipgoDiffers matches legal header parts that sipgo v1.7.2 is known to read
 // in another way: quotes, brackets, escapes and commas within parameters,
-// white space around separators, folds, names in other than lower case.
+// white space around separators (COLON = SWS ":" SWS between host and port of
+// a Via too, RFC 3261 25.1 and the example in 20.42), folds, names in other
+// than lower case.
 var sipgoDiffers = regexp.MustCompile(`[;=] *"|[\[\]\\\t\x00?]|[^:]  | [;=/:]|[;=/] |\r\n |` +
-	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*([^ -~\r]|,))`)
+	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*([^ -~\r]|,))|(?i:\n(via|v)[ \t]*:[^\r]*: )`)
 
 // nameAddr is a From or To in a form where both agree what is the URI's and
 // what is the header's, and where the name of a parameter ends. sipgo looks

@@ -9,7 +9,7 @@
 //	decide             route.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
 //	admit              admit.go: draining, overload, rates
 //	open               serve.go: response context, 100 Trying
-//	forward            forward.go: 16.6 – pick a target, splice, open a leg, send
+//	forward            forward.go: 16.6 – pick a target (pick.go), splice (splice.go), open a leg, send
 //
 // A response: branch MAC and table slot → response.go (16.7): step the leg, pass it
 // up, try the next target, or conclude with the best. Timers come back through
@@ -49,6 +49,7 @@
 // # Bounds
 //
 //	transactions        limits.max_transactions; then 503 to new requests, with an eighth in reserve for dialogs
+//	stored messages     limits.transaction_memory, with the same rule
 //	targets per request 8
 //	error replies       200 a second to unsound messages
 //	affinity            65536 calls, the least recently used is forgotten

@@ -48,7 +48,11 @@ var sipgoDiffers = regexp.MustCompile(`[;=] *"|[\[\]\\\t\x00?]|[^:]  | [;=/:]|[;
 var nameAddr = regexp.MustCompile(`^(("[^"]*" ?|[a-z ]*)<[^<>"]*>|sip:[^;<>"]*)(;[^;=<>"]*(=[^;=<>"]*)?)*$`)
 
 func beyondSipgo(m *Msg) bool {
-	return sipgoDiffers.Match(m.Buf[:m.Body.Start]) || !nameAddr.Match(m.Bytes(m.From.Value)) || !nameAddr.Match(m.Bytes(m.To.Value))
+	callID := m.Bytes(m.CallID)
+	return sipgoDiffers.Match(m.Buf[:m.Body.Start]) || !nameAddr.Match(m.Bytes(m.From.Value)) || !nameAddr.Match(m.Bytes(m.To.Value)) ||
+		// LWS is SP, HTAB and folds (RFC 3261 25.1), and a Call-ID is compared
+		// byte by byte (20.8); sipgo trims all that Unicode calls a space.
+		len(bytes.TrimSpace(callID)) != len(callID)
 }
 
 // The oracle is of use only while most messages reach it.

@@ -118,24 +118,36 @@ func number(b []byte, limit uint32) (uint32, bool) {
 	return uint32(n), true
 }
 
-// indexColon is bytes.IndexByte(b, ':') for header names, which are so short
-// that a call costs more than the search: eight bytes at a time, inline.
-func indexColon(b []byte) int {
-	const low, high = 0x0101010101010101, 0x8080808080808080
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:]) ^ ':'*low
-		// The lowest marked byte is the first zero of x.
-		if zero := (x - low) &^ x & high; zero != 0 {
-			return i + bits.TrailingZeros64(zero)/8
+// What follows looks at eight bytes at a time. The texts are so short that a
+// call of bytes.IndexByte costs more than the search.
+
+const lowBits, highBits = 0x0101010101010101, 0x8080808080808080
+
+// word is the first eight bytes of b, the first one lowest.
+func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+// markByte is not 0 when c is among the bytes of x; the lowest bit set is then
+// the highest bit of the first c. Bits above that one mean nothing.
+func markByte(x uint64, c byte) uint64 {
+	x ^= uint64(c) * lowBits
+	return (x - lowBits) &^ x & highBits
+}
+
+// indexEither is the index of the first c or d in b[i:end], or end. It may
+// look at what follows end, for want of a whole word before.
+func indexEither(b []byte, i, end int, c, d byte) int {
+	for ; i < end && i+8 <= len(b); i += 8 {
+		x := word(b[i:])
+		if mark := markByte(x, c) | markByte(x, d); mark != 0 {
+			return min(i+bits.TrailingZeros64(mark)/8, end)
 		}
 	}
-	for ; i < len(b); i++ {
-		if b[i] == ':' {
+	for ; i < end; i++ {
+		if b[i] == c || b[i] == d {
 			return i
 		}
 	}
-	return -1
+	return end
 }
 
 // quoted is the index after the quoted string that starts at i, or -1 when it

@@ -105,7 +105,7 @@ var kindNames = [numKinds]string{
 }
 
 // compactKinds is the IANA registry of compact forms, by lower-case letter.
-var compactKinds = [256]Kind{
+var compactKinds = map[byte]Kind{
 	'a': KindAcceptContact,
 	'b': KindReferredBy,
 	'c': KindContentType,
@@ -128,24 +128,82 @@ var compactKinds = [256]Kind{
 	'y': KindIdentity,
 }
 
-// kindSlots finds a long name by its length, first and last letter; no two
-// names share all three, and the multipliers let no two share a slot (both
-// are checked by a test).
-var kindSlots = func() (t [256]Kind) {
+// shortName is a compact name, or a long one of less than 16 bytes, with its
+// colon, as two words: a line is compared with it in two steps.
+type shortName struct {
+	lo, hi         uint64 // in lower case, NULs behind the colon
+	loCase, hiCase uint64 // the case bit of every letter; a '-' has none
+	colon          uint8
+	kind           Kind
+}
+
+// shortNames holds every short name in its slot; a test looks for each.
+var shortNames = func() (t [256]shortName) {
+	add := func(name string, k Kind) {
+		n := shortName{colon: uint8(len(name)), kind: k}
+		n.lo, n.hi = words([]byte(name))
+		n.loCase, n.hiCase = letterCase(n.lo), letterCase(n.hi)
+		n.lo, n.hi = n.lo|n.loCase, n.hi|n.hiCase
+		t[nameSlot(n.lo, n.hi)] = n
+	}
 	for k, name := range kindNames {
-		if name != "" {
-			t[kindSlot([]byte(name))] = Kind(k)
+		if name != "" && len(name) < 16 {
+			add(name, Kind(k))
 		}
+	}
+	for c, k := range compactKinds {
+		add(string([]byte{c}), k)
 	}
 	return t
 }()
 
-func kindSlot(name []byte) uint8 {
-	n := len(name)
-	return uint8(n)*kindMulLen + (name[0]|0x20)*kindMulFirst + (name[n-1]|0x20)*kindMulLast
+// words packs a name of less than 16 bytes and a colon.
+func words(name []byte) (lo, hi uint64) {
+	var text [16]byte
+	text[copy(text[:15], name)] = ':'
+	return word(text[:]), word(text[8:])
 }
 
-const kindMulLen, kindMulFirst, kindMulLast = 1, 9, 61
+// letterCase is the case bit of every letter in a word of a name.
+func letterCase(x uint64) (bits uint64) {
+	for i := 0; i < 64; i += 8 {
+		if c := byte(x >> i); c|0x20 >= 'a' {
+			bits |= 0x20 << i
+		}
+	}
+	return bits
+}
+
+// nameSlot is the same for upper and lower case. The multiplier was found by
+// trying: no two short names share a slot.
+func nameSlot(lo, hi uint64) uint8 {
+	const multiplier = 0x5b00d55274d43735
+	return uint8((lo ^ hi | 0x20*lowBits) * multiplier >> 56)
+}
+
+// lookup finds the kind of a short name packed as words does.
+func lookup(lo, hi uint64) (k Kind, colon int) {
+	n := &shortNames[nameSlot(lo, hi)]
+	if lo|n.loCase == n.lo && hi|n.hiCase == n.hi {
+		return n.kind, int(n.colon)
+	}
+	return KindOther, 0
+}
+
+// nameOf finds the kind and the colon of the line that starts b when it has a
+// short name and the colon right behind it; KindOther says that somebody has
+// to look closer. This is the path of nearly all lines.
+func nameOf(b []byte) (k Kind, colon int) {
+	if len(b) < 16 {
+		return KindOther, 0
+	}
+	lo, hi := word(b), word(b[8:])
+	if mark := markByte(lo, ':'); mark != 0 {
+		return lookup(lo&(mark^(mark-1)), 0) // up to the colon
+	}
+	mark := markByte(hi, ':')
+	return lookup(lo, hi&(mark^(mark-1)))
+}
 
 // String is the long name, "" for KindOther.
 func (k Kind) String() string {
@@ -157,15 +215,17 @@ func (k Kind) String() string {
 
 // KindOf finds the kind of a header name without surrounding white space.
 func KindOf(name []byte) Kind {
-	switch len(name) {
-	case 0:
-		return KindOther
-	case 1:
-		return compactKinds[lower(name[0])]
+	if len(name) < 16 {
+		k, _ := lookup(words(name))
+		return k
 	}
-	k := kindSlots[kindSlot(name)]
-	if s := kindNames[k]; string(name) == s || equalFold(name, s) {
-		return k // never KindOther, whose name is empty
+	for _, k := range longKinds {
+		if equalFold(name, kindNames[k]) {
+			return k
+		}
 	}
 	return KindOther
 }
+
+// longKinds are the kinds whose names are too long for shortNames.
+var longKinds = [...]Kind{KindContentEncoding, KindWWWAuthenticate, KindProxyAuthenticate, KindProxyAuthorization, KindRequestDisposition}

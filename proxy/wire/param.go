@@ -17,16 +17,35 @@ func nextParam(b []byte, i, end int) (p param, ok bool) {
 		return param{}, false
 	}
 	p = param{start: i, val: -1}
+	p.name = skipLWS(b, i+1, end)
+	p.nEnd = p.name
+	for p.nEnd < end && class[b[p.nEnd]]&tokenChar != 0 {
+		p.nEnd++
+	}
+	switch p.end = skipLWS(b, p.nEnd, end); {
+	case p.end == end || b[p.end] == ';':
+		return p, true
+	case b[p.end] != '=':
+		return oddParam(b, i, end)
+	}
+	val := p.end + 1
+	if p.end = paramEnd(b, val, end); p.end < 0 {
+		return param{}, false
+	}
+	p.val, p.vEnd = trimLWS(b, val, p.end)
+	return p, true
+}
+
+// oddParam is nextParam for a name that is no token.
+func oddParam(b []byte, i, end int) (p param, ok bool) {
+	p = param{start: i, val: -1}
 	if p.end = paramEnd(b, i+1, end); p.end < 0 {
 		return param{}, false
 	}
 	p.nEnd = p.end
-	for eq := i; eq < p.end; eq++ { // names are short
-		if b[eq] == '=' {
-			p.nEnd = eq
-			p.val, p.vEnd = trimLWS(b, eq+1, p.end)
-			break
-		}
+	if eq := bytes.IndexByte(b[i:p.end], '='); eq >= 0 {
+		p.nEnd = i + eq
+		p.val, p.vEnd = trimLWS(b, i+eq+1, p.end)
 	}
 	p.name, p.nEnd = trimLWS(b, i+1, p.nEnd)
 	return p, true
@@ -35,21 +54,13 @@ func nextParam(b []byte, i, end int) (p param, ok bool) {
 // paramEnd is the index of the ';' that ends the parameter at i, or end; -1
 // when a quote stays open.
 func paramEnd(b []byte, i, end int) int {
-	for stop := i; ; {
-		if stop <= i && stop < end {
-			stop = end
-			if n := bytes.IndexByte(b[i:end], ';'); n >= 0 {
-				stop = i + n
-			}
+	for i >= 0 {
+		if i = indexEither(b, i, end, ';', '"'); i == end || b[i] == ';' {
+			break
 		}
-		quote := bytes.IndexByte(b[i:stop], '"')
-		if quote < 0 {
-			return stop
-		}
-		if i = quoted(b, i+quote, end); i < 0 {
-			return -1
-		}
+		i = quoted(b, i, end)
 	}
+	return i
 }
 
 // value is the span of the value: absent without '='.

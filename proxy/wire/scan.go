@@ -183,20 +183,13 @@ func (m *Msg) checkCRs(end, seen int) {
 // addHeader reads the line [start, end), CRLF included.
 func (m *Msg) addHeader(start, end int) {
 	b := m.Buf
-	n := indexColon(b[start:end])
-	if n < 0 {
-		m.fail(FaultHeaderName)
-		return
-	}
-	colon := start + n
-	nameEnd := colon
-	for nameEnd > start && (b[nameEnd-1] == ' ' || b[nameEnd-1] == '\t') {
-		nameEnd-- // HCOLON = *( SP / HTAB ) ":" SWS
-	}
-	k := KindOf(b[start:nameEnd])
-	if k == KindOther && !isToken(b[start:nameEnd]) {
-		m.fail(FaultHeaderName)
-		return
+	k, n := nameOf(b[start:])
+	colon, nameEnd := start+n, start+n
+	if k == KindOther {
+		if k, nameEnd, colon = headerName(b, start, end); colon < 0 {
+			m.fail(FaultHeaderName)
+			return
+		}
 	}
 	if len(m.Headers) == MaxHeaders {
 		m.fail(FaultTooManyHeaders)
@@ -214,6 +207,25 @@ func (m *Msg) addHeader(start, end int) {
 		m.Vias++
 		m.lastVia = i
 	}
+}
+
+// headerName reads the name of the line [start, end): colon is -1 when it has
+// none or the name is no token.
+func headerName(b []byte, start, end int) (k Kind, nameEnd, colon int) {
+	n := bytes.IndexByte(b[start:end], ':')
+	if n < 0 {
+		return KindOther, 0, -1
+	}
+	colon = start + n
+	nameEnd = colon
+	for nameEnd > start && (b[nameEnd-1] == ' ' || b[nameEnd-1] == '\t') {
+		nameEnd-- // HCOLON = *( SP / HTAB ) ":" SWS
+	}
+	k = KindOf(b[start:nameEnd])
+	if k == KindOther && !isToken(b[start:nameEnd]) {
+		return KindOther, 0, -1
+	}
+	return k, nameEnd, colon
 }
 
 // repeated refuses the second header of a kind that may appear once.

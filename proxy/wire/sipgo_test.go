@@ -35,9 +35,10 @@ func FuzzScanAgainstSipgo(f *testing.F) {
 // in another way: quotes, brackets, escapes and commas within parameters,
 // white space around separators (COLON = SWS ":" SWS between host and port of
 // a Via too, RFC 3261 25.1 and the example in 20.42), folds, names in other
-// than lower case.
+// than lower case. And quotes within a value of a Via, which are malformed
+// (via-branch = "branch" EQUAL token) and kept as they are (16.3 step 1).
 var sipgoDiffers = regexp.MustCompile(`[;=] *"|[\[\]\\\t\x00?]|[^:]  | [;=/:]|[;=/] |\r\n |` +
-	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*([^ -~\r]|,))|(?i:\n(via|v)[ \t]*:[^\r]*: )`)
+	`;[a-z0-9-]*[A-Z][A-Za-z0-9-]*|;;|;=|=;|=\r|;\r|(?i:\n(via|v|from|f|to|t)[ \t]*:[^\r]*([^ -~\r]|,))|(?i:\n(via|v)[ \t]*:[^\r]*(: |"))`)
 
 // nameAddr is a From or To in a form where both agree what is the URI's and
 // what is the header's, and where the name of a parameter ends. sipgo looks

@@ -4,11 +4,12 @@ import "bytes"
 
 // addrParts are the parts of a name-addr or addr-spec with its header
 // parameters, as offsets: RFC 3261 20.10 (without angle brackets, parameters
-// belong to the header), 25.1.
+// belong to the header), 25.1. Not more than four of them, so that they stay
+// in registers.
 type addrParts struct {
-	display, dEnd int
-	uri, uEnd     int
-	params        int // of the first ';', or the end of the value
+	dEnd      int // of the display name, which starts the value; 0 without
+	uri, uEnd int
+	params    int // of the first ';', or the end of the value
 }
 
 // splitAddr finds the parts of the value [start, end).
@@ -21,7 +22,7 @@ func splitAddr(b []byte, start, end int) (a addrParts, ok bool) {
 		}
 	}
 	if i = skipLWS(b, i, end); i < end && b[i] == '<' {
-		return a, a.bracketed(b, start, i, end)
+		return bracketed(b, start, i, end)
 	}
 	v := b[i:end]
 	semi := bytes.IndexByte(v, ';')
@@ -34,46 +35,48 @@ func splitAddr(b []byte, start, end int) (a addrParts, ok bool) {
 		a.params = i + semi
 		return a, i == start && a.uri < a.uEnd
 	}
-	return a, a.bracketed(b, start, i+lt, end)
+	return bracketed(b, start, i+lt, end)
 }
 
 // bracketed finds the parts of a name-addr whose '<' is at lt.
-func (a *addrParts) bracketed(b []byte, start, lt, end int) bool {
+func bracketed(b []byte, start, lt, end int) (a addrParts, ok bool) {
 	n := bytes.IndexByte(b[lt:end], '>')
 	if n < 0 {
-		return false
+		return a, false
 	}
 	gt := lt + n
-	a.display, a.dEnd = trimLWS(b, start, lt)
+	if start < lt {
+		_, a.dEnd = trimLWS(b, start, lt)
+	}
 	a.uri, a.uEnd = trimLWS(b, lt+1, gt)
 	a.params = skipLWS(b, gt+1, end)
-	return a.uri < a.uEnd && (a.params == end || b[a.params] == ';')
+	return a, a.uri < a.uEnd && (a.params == end || b[a.params] == ';')
 }
 
-// addr reads a From or To value. A tag that is there twice has two readings
-// and is refused (RFC 3261 7.3.1).
-func (m *Msg) addr(v Span) (Addr, bool) {
-	addr := Addr{Value: v}
+// parse fills the zero Addr from a From or To value in b, which is trimmed. A tag that is there
+// twice has two readings and is refused (RFC 3261 7.3.1).
+func (addr *Addr) parse(b []byte, v Span) bool {
+	addr.Value = v
 	end := int(v.End)
-	a, ok := splitAddr(m.Buf, int(v.Start), end)
+	a, ok := splitAddr(b, int(v.Start), end)
 	if !ok {
-		return addr, false
+		return false
 	}
 	addr.URI = span(a.uri, a.uEnd)
-	if a.display < a.dEnd {
-		addr.Display = span(a.display, a.dEnd)
+	if a.dEnd > 0 {
+		addr.Display = span(int(v.Start), a.dEnd)
 	}
 	for i := a.params; i < end; {
-		p, ok := nextParam(m.Buf, i, end)
+		p, ok := nextParam(b, i, end)
 		if !ok {
-			return addr, false
+			return false
 		}
-		if p.nEnd-p.name == 3 && equalFold(m.Buf[p.name:p.nEnd], "tag") && !once(&addr.Tag, p) {
-			return addr, false
+		if p.nEnd-p.name == 3 && equalFold(b[p.name:p.nEnd], "tag") && !once(&addr.Tag, p.value(b)) {
+			return false
 		}
 		i = p.end
 	}
-	return addr, true
+	return true
 }
 
 // NameAddrURI splits one value of Route, Record-Route, Path, Contact, From or

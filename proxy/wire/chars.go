@@ -41,22 +41,14 @@ func isDigit(b byte) bool { return b-'0' <= 9 }
 
 func isLWS(b byte) bool { return class[b]&lwsChar != 0 }
 
-// isToken and hasURIBreak look at every byte without branching: the inputs
-// are short and nearly always good.
+// isToken looks at every byte without branching: the inputs are short and
+// nearly always good.
 func isToken(b []byte) bool {
 	and := tokenChar
 	for _, c := range b {
 		and &= class[c]
 	}
 	return len(b) > 0 && and != 0
-}
-
-func hasURIBreak(b []byte) bool {
-	or := uint8(0)
-	for _, c := range b {
-		or |= class[c]
-	}
-	return or&uriBreak != 0
 }
 
 func lower(c byte) byte {
@@ -85,6 +77,15 @@ func equalFold(b []byte, s string) bool {
 // skipLWS is the first index from i on, below end, that holds no white space.
 func skipLWS(b []byte, i, end int) int {
 	for i < end && isLWS(b[i]) {
+		i++
+	}
+	return i
+}
+
+// tokenEnd is the first index from i on, below end, that holds no token
+// character.
+func tokenEnd(b []byte, i, end int) int {
+	for i < end && class[b[i]]&tokenChar != 0 {
 		i++
 	}
 	return i
@@ -131,6 +132,22 @@ func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 func markByte(x uint64, c byte) uint64 {
 	x ^= uint64(c) * lowBits
 	return (x - lowBits) &^ x & highBits
+}
+
+// hasURIBreak looks for anything of the class uriBreak.
+func hasURIBreak(b []byte) bool {
+	marks := uint64(0)
+	for ; len(b) >= 8; b = b[8:] {
+		x := word(b)
+		control := (x - '!'*lowBits) &^ x & highBits
+		angle := markByte(x|2*lowBits, '>') // '<'|2 is '>'
+		marks |= control | angle | markByte(x, '"') | markByte(x, 0x7f)
+	}
+	rest := uint8(0)
+	for _, c := range b {
+		rest |= class[c]
+	}
+	return marks != 0 || rest&uriBreak != 0
 }
 
 // indexEither is the index of the first c or d in b[i:end], or end. It may

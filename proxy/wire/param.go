@@ -2,11 +2,11 @@ package wire
 
 import "bytes"
 
-// param is one ";name[=value]" as offsets into the bytes it was found in.
+// param is one ";name[=value]" as offsets into the bytes it was found in. Not
+// more than four of them, so that they stay in registers.
 type param struct {
-	start      int // of the ';'
 	name, nEnd int
-	val, vEnd  int // val is -1 without '='
+	val        int // after the '=', -1 without one
 	end        int // the next ';', or the end
 }
 
@@ -16,36 +16,40 @@ func nextParam(b []byte, i, end int) (p param, ok bool) {
 	if i >= end || b[i] != ';' {
 		return param{}, false
 	}
-	p = param{start: i, val: -1}
-	p.name = skipLWS(b, i+1, end)
-	p.nEnd = p.name
-	for p.nEnd < end && class[b[p.nEnd]]&tokenChar != 0 {
-		p.nEnd++
-	}
-	switch p.end = skipLWS(b, p.nEnd, end); {
-	case p.end == end || b[p.end] == ';':
-		return p, true
-	case b[p.end] != '=':
+	p.val = -1
+	if p.name, p.nEnd, p.end = paramName(b, i+1, end); p.end < 0 {
 		return oddParam(b, i, end)
 	}
-	val := p.end + 1
-	if p.end = paramEnd(b, val, end); p.end < 0 {
-		return param{}, false
+	if p.end < end && b[p.end] == '=' {
+		p.val = p.end + 1
+		if p.end = paramEnd(b, p.val, end); p.end < 0 {
+			return param{}, false
+		}
 	}
-	p.val, p.vEnd = trimLWS(b, val, p.end)
 	return p, true
+}
+
+// paramName finds the token at i and the '=' or ';' or end that follows it;
+// next is -1 when something else does.
+func paramName(b []byte, i, end int) (name, nEnd, next int) {
+	name = skipLWS(b, i, end)
+	nEnd = tokenEnd(b, name, end)
+	next = skipLWS(b, nEnd, end)
+	if next < end && b[next] != '=' && b[next] != ';' {
+		return name, nEnd, -1
+	}
+	return name, nEnd, next
 }
 
 // oddParam is nextParam for a name that is no token.
 func oddParam(b []byte, i, end int) (p param, ok bool) {
-	p = param{start: i, val: -1}
+	p.val = -1
 	if p.end = paramEnd(b, i+1, end); p.end < 0 {
 		return param{}, false
 	}
 	p.nEnd = p.end
 	if eq := bytes.IndexByte(b[i:p.end], '='); eq >= 0 {
-		p.nEnd = i + eq
-		p.val, p.vEnd = trimLWS(b, i+eq+1, p.end)
+		p.nEnd, p.val = i+eq, i+eq+1
 	}
 	p.name, p.nEnd = trimLWS(b, i+1, p.nEnd)
 	return p, true
@@ -63,12 +67,12 @@ func paramEnd(b []byte, i, end int) int {
 	return i
 }
 
-// value is the span of the value: absent without '='.
-func (p param) value() Span {
+// value is the span of the value without white space, absent without '='.
+func (p param) value(b []byte) Span {
 	if p.val < 0 {
 		return Span{}
 	}
-	return span(p.val, p.vEnd)
+	return span(trimLWS(b, p.val, p.end))
 }
 
 // Param finds a parameter of ";a=b;c" by its name in any case: the first one
@@ -85,7 +89,8 @@ func Param(params []byte, name string) (value []byte, found bool) {
 			if p.val < 0 {
 				return nil, true
 			}
-			return params[p.val:p.vEnd:p.vEnd], true
+			s, e := trimLWS(params, p.val, p.end)
+			return params[s:e:e], true
 		}
 		i = p.end
 	}

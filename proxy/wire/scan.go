@@ -32,7 +32,9 @@ func (m *Msg) Scan(buf []byte, stream bool) Fault {
 }
 
 func (m *Msg) reset() {
-	*m = Msg{Headers: m.Headers[:0], MaxForwards: None, ContentLength: None, lastVia: -1}
+	headers := m.Headers[:0]
+	*m = Msg{} // by itself, so that it is cleared in place and not copied
+	m.Headers, m.MaxForwards, m.ContentLength, m.lastVia = headers, None, None, -1
 }
 
 // fail notes the first fault.
@@ -45,7 +47,10 @@ func (m *Msg) fail(f Fault) Fault {
 
 // scanStartLine reads the first line; false when this is not SIP at all.
 func (m *Msg) scanStartLine() bool {
-	m.start = bytes.Index(m.Buf, crlf) + 2
+	m.start = bytes.IndexByte(m.Buf, '\r') + 2
+	if m.start < 2 || m.start > len(m.Buf) || m.Buf[m.start-1] != '\n' {
+		m.start = bytes.Index(m.Buf, crlf) + 2
+	}
 	line := m.Buf[:max(m.start-2, 0)]
 	known := false
 	if len(line) >= 4 && equalFold(line[:4], "SIP/") {
@@ -63,9 +68,9 @@ func (m *Msg) scanStartLine() bool {
 func (m *Msg) requestLine(line []byte) bool {
 	m.request = true
 	_, end := trimLWS(line, 0, len(line))
-	sp := bytes.IndexByte(line, ' ')
+	sp := tokenEnd(line, 0, len(line))
 	last := bytes.LastIndexByte(line[:end], ' ')
-	if sp < 0 || !isToken(line[:sp]) || end-last-1 < 4 || !equalFold(line[last+1:last+5], "SIP/") {
+	if sp == 0 || sp == len(line) || line[sp] != ' ' || end-last-1 < 4 || !equalFold(line[last+1:last+5], "SIP/") {
 		return false
 	}
 	m.MethodName = span(0, sp)
@@ -196,7 +201,13 @@ func (m *Msg) addHeader(start, end int) {
 		return
 	}
 	i := len(m.Headers)
-	vs, ve := trimLWS(b, colon+1, end-len("\r\n"))
+	vs, ve := colon+1, end-len("\r\n")
+	if b[vs] == ' ' {
+		vs++ // as nearly always, and nothing else to trim
+	}
+	if vs >= ve || b[vs] <= ' ' || b[ve-1] <= ' ' {
+		vs, ve = trimLWS(b, colon+1, end-len("\r\n"))
+	}
 	m.Headers = append(m.Headers, Header{k, span(start, end), span(start, nameEnd), span(vs, ve)})
 	if m.first[k] == 0 {
 		m.first[k] = uint16(i) + 1
@@ -289,12 +300,12 @@ func (m *Msg) readVia() {
 func (m *Msg) readFromTo() {
 	if v, ok := m.header(KindFrom); !ok {
 		m.fail(FaultMissingFrom)
-	} else if m.From, ok = m.addr(v); !ok {
+	} else if !m.From.parse(m.Buf, v) {
 		m.fail(FaultFrom)
 	}
 	if v, ok := m.header(KindTo); !ok {
 		m.fail(FaultMissingTo)
-	} else if m.To, ok = m.addr(v); !ok {
+	} else if !m.To.parse(m.Buf, v) {
 		m.fail(FaultTo)
 	}
 }
@@ -308,8 +319,8 @@ func (m *Msg) readCallID() {
 		return
 	}
 	m.CallID = v
-	b := m.Bytes(v)
-	if len(b) == 0 || bytes.IndexByte(b, ' ') >= 0 || bytes.IndexByte(b, '\t') >= 0 {
+	end := int(v.End)
+	if v.Empty() || indexEither(m.Buf, int(v.Start), end, ' ', '\t') < end {
 		m.fail(FaultCallID)
 	}
 }
@@ -328,13 +339,19 @@ func (m *Msg) readCSeq() {
 	}
 	n, ok := number(m.Buf[start:i], 1<<31-1)
 	name := skipLWS(m.Buf, i, end)
-	if !ok || name == i || !isToken(m.Buf[name:end]) {
+	method := m.Buf[name:end]
+	same := m.request && bytes.Equal(method, m.Bytes(m.MethodName)) // then it is a token
+	if !ok || name == i || !same && !isToken(method) {
 		m.fail(FaultCSeq)
 		return
 	}
 	m.CSeq, m.CSeqMethod = n, span(name, end)
-	m.CSeqMethodID = MethodOf(m.Buf[name:end])
-	if m.request && !bytes.Equal(m.Buf[name:end], m.Bytes(m.MethodName)) {
+	if same {
+		m.CSeqMethodID = m.Method
+		return
+	}
+	m.CSeqMethodID = MethodOf(method)
+	if m.request {
 		m.fail(FaultCSeqMethod)
 	}
 }
@@ -342,17 +359,13 @@ func (m *Msg) readCSeq() {
 // checkLists refuses address lists in which a quote or bracket stays open:
 // no two implementations agree where the next value starts.
 func (m *Msg) checkLists() {
+	const lists = 1<<KindVia | 1<<KindRoute | 1<<KindRecordRoute | 1<<KindContact | 1<<KindPath
 	for i := range m.Headers {
-		switch h := &m.Headers[i]; h.Kind {
-		case KindVia:
-			if h.Value == m.TopVia.Value {
-				continue // ParseVia has seen to it
-			}
-		case KindRoute, KindRecordRoute, KindContact, KindPath:
-		default:
-			continue
+		h := &m.Headers[i]
+		if lists>>h.Kind&1 == 0 || h.Value == m.TopVia.Value {
+			continue // ParseVia has seen to the topmost Via
 		}
-		if !balanced(m.Bytes(m.Headers[i].Value)) {
+		if !balanced(m.Bytes(h.Value)) {
 			m.fail(FaultQuoting)
 		}
 	}

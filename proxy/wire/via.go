@@ -71,9 +71,7 @@ func (p *viaParser) protocol() bool {
 // token steps over a token.
 func (p *viaParser) token() bool {
 	start := p.i
-	for p.i < p.end && class[p.b[p.i]]&tokenChar != 0 {
-		p.i++
-	}
+	p.i = tokenEnd(p.b, start, p.end)
 	return p.i > start
 }
 
@@ -100,14 +98,14 @@ func (p *viaParser) sentBy() bool {
 		p.i = skipLWS(p.b, p.i, p.end)
 		return true
 	}
-	start = p.i
-	for p.i < p.end && isDigit(p.b[p.i]) {
-		p.i++
+	start, i := p.i, p.i
+	for i < p.end && isDigit(p.b[i]) {
+		i++
 	}
-	p.via.Port = span(start, p.i)
-	n, ok := number(p.b[start:p.i], 65535)
+	p.via.Port = span(start, i)
+	n, ok := number(p.b[start:i], 65535)
 	p.via.PortNum = uint16(n)
-	p.i = skipLWS(p.b, p.i, p.end)
+	p.i = skipLWS(p.b, i, p.end)
 	return ok && n > 0
 }
 
@@ -116,38 +114,52 @@ func (p *viaParser) params() bool {
 	if p.i == p.end {
 		return true
 	}
-	p.via.Params = span(p.i, p.end)
-	for p.i < p.end {
-		a, ok := nextParam(p.b, p.i, p.end)
-		if !ok || !isToken(p.b[a.name:a.nEnd]) || !p.keep(a) {
+	b, end := p.b, p.end
+	p.via.Params = span(p.i, end)
+	for i := p.i; i < end; {
+		if b[i] != ';' {
 			return false
 		}
-		p.i = a.end
+		name, nEnd, next := paramName(b, i+1, end)
+		if next < 0 || name == nEnd {
+			return false
+		}
+		value := Span{}
+		if next < end && b[next] == '=' {
+			val := next + 1
+			if next = paramEnd(b, val, end); next < 0 {
+				return false
+			}
+			value = span(trimLWS(b, val, next))
+		}
+		if !p.via.keep(b[name:nEnd], span(name, nEnd), value, span(i, next)) {
+			return false
+		}
+		i = next
 	}
 	return true
 }
 
 // keep notes a parameter that matters; false when it is there already.
-func (p *viaParser) keep(a param) bool {
-	v, name := p.via, p.b[a.name:a.nEnd]
+func (v *Via) keep(name []byte, at, value, whole Span) bool {
 	switch name[0] | 0x20 {
 	case 'b':
 		if equalFold(name, "branch") {
-			return once(&v.Branch, a)
+			return once(&v.Branch, value)
 		}
 	case 'm':
 		if equalFold(name, "maddr") {
-			return once(&v.MAddr, a)
+			return once(&v.MAddr, value)
 		}
 	case 'r':
 		if equalFold(name, "received") {
 			ok := v.ReceivedParam.Absent()
-			v.ReceivedParam, v.Received = span(a.start, a.end), a.value()
+			v.ReceivedParam, v.Received = whole, value
 			return ok
 		}
 		if equalFold(name, "rport") {
 			ok := !v.HasRPort
-			v.HasRPort, v.RPortName, v.RPort = true, span(a.name, a.nEnd), a.value()
+			v.HasRPort, v.RPortName, v.RPort = true, at, value
 			return ok
 		}
 	}
@@ -156,11 +168,11 @@ func (p *viaParser) keep(a param) bool {
 
 // once stores the value of a parameter that may appear once; without a value
 // it is as good as not there.
-func once(s *Span, a param) bool {
+func once(s *Span, value Span) bool {
 	if !s.Absent() {
 		return false
 	}
-	*s = a.value()
+	*s = value
 	return true
 }
 

@@ -124,8 +124,9 @@ func number(b []byte, limit uint32) (uint32, bool) {
 
 const lowBits, highBits = 0x0101010101010101, 0x8080808080808080
 
-// word is the first eight bytes of b, the first one lowest.
-func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+// word is b[i:i+8], the first byte lowest. The third index spares the compiler
+// a thought about slices at the end of their array.
+func word(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8 : i+8]) }
 
 // markByte is not 0 when c is among the bytes of x; the lowest bit set is then
 // the highest bit of the first c. Bits above that one mean nothing.
@@ -137,14 +138,15 @@ func markByte(x uint64, c byte) uint64 {
 // hasURIBreak looks for anything of the class uriBreak.
 func hasURIBreak(b []byte) bool {
 	marks := uint64(0)
-	for ; len(b) >= 8; b = b[8:] {
-		x := word(b)
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		x := word(b, i)
 		control := (x - '!'*lowBits) &^ x & highBits
 		angle := markByte(x|2*lowBits, '>') // '<'|2 is '>'
 		marks |= control | angle | markByte(x, '"') | markByte(x, 0x7f)
 	}
 	rest := uint8(0)
-	for _, c := range b {
+	for _, c := range b[i:] {
 		rest |= class[c]
 	}
 	return marks != 0 || rest&uriBreak != 0
@@ -154,7 +156,7 @@ func hasURIBreak(b []byte) bool {
 // look at what follows end, for want of a whole word before.
 func indexEither(b []byte, i, end int, c, d byte) int {
 	for ; i < end && i+8 <= len(b); i += 8 {
-		x := word(b[i:])
+		x := word(b, i)
 		if mark := markByte(x, c) | markByte(x, d); mark != 0 {
 			return min(i+bits.TrailingZeros64(mark)/8, end)
 		}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -32,6 +33,7 @@ func FuzzScan(f *testing.F) {
 		var m Msg
 		fault := m.Scan(text, stream)
 		checkSpans(t, &m)
+		checkReuse(t, &m, fault, text, stream)
 		m.Replyable()
 		for v, ok := m.TopVia, m.Vias > 0; ok; {
 			v, ok = m.NextVia(v)
@@ -52,6 +54,23 @@ func FuzzScan(f *testing.F) {
 			t.Fatalf("the cut message is not one: %v", f)
 		}
 	})
+}
+
+// checkReuse compares m, which had not been used before, with a Msg that had.
+func checkReuse(t *testing.T, m *Msg, fault Fault, text []byte, stream bool) {
+	t.Helper()
+	used := *mustScan(t, with("Via: SIP/2.0/UDP h:5;rport=1;received=192.0.2.1;maddr=h;branch=z9hG4bK1",
+		"To: B <sip:b@example.com>;tag=2\r\nMax-Forwards: 7\r\nRoute: <sip:c>\r\nl: 0"))
+	if f := used.Scan(text, stream); f != fault {
+		t.Fatalf("%v, in a used Msg %v", fault, f)
+	}
+	fresh := *m
+	if len(fresh.Headers) == 0 && len(used.Headers) == 0 {
+		fresh.Headers, used.Headers = nil, nil
+	}
+	if !reflect.DeepEqual(fresh, used) {
+		t.Fatalf("%+v, in a used Msg %+v", fresh, used)
+	}
 }
 
 func FuzzFrame(f *testing.F) {

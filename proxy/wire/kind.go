@@ -161,7 +161,7 @@ var shortNames = func() (t [256]shortName) {
 func words(name []byte) (lo, hi uint64) {
 	var text [16]byte
 	text[copy(text[:15], name)] = ':'
-	return word(text[:]), word(text[8:])
+	return word(text[:], 0), word(text[:], 8)
 }
 
 // letterCase is the case bit of every letter in a word of a name.
@@ -190,19 +190,11 @@ func lookup(lo, hi uint64) (k Kind, colon int) {
 	return KindOther, 0
 }
 
-// nameOf finds the kind and the colon of the line that starts b when it has a
-// short name and the colon right behind it; KindOther says that somebody has
-// to look closer. This is the path of nearly all lines.
-func nameOf(b []byte) (k Kind, colon int) {
-	if len(b) < 16 {
-		return KindOther, 0
-	}
-	lo, hi := word(b), word(b[8:])
-	if mark := markByte(lo, ':'); mark != 0 {
-		return lookup(lo&(mark^(mark-1)), 0) // up to the colon
-	}
-	mark := markByte(hi, ':')
-	return lookup(lo, hi&(mark^(mark-1)))
+// upToColon is x with NULs behind the first colon; found is false when there
+// is none.
+func upToColon(x uint64) (cut uint64, found bool) {
+	mark := markByte(x, ':')
+	return x & (mark ^ (mark - 1)), mark != 0
 }
 
 // String is the long name, "" for KindOther.

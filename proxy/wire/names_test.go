@@ -29,6 +29,32 @@ func TestKindOfEveryName(t *testing.T) {
 	want(t, "unknown kind", Kind(255).String(), "")
 }
 
+func TestEveryNameInALine(t *testing.T) {
+	check := func(name string, k Kind) {
+		for _, spelled := range []string{name, strings.ToLower(name), strings.ToUpper(name)} {
+			for _, rest := range []string{":", ": x", " : x", "\t:x:y", ":\r\n x"} {
+				var m Msg
+				m.Scan([]byte("OPTIONS sip:b SIP/2.0\r\n"+spelled+rest+"\r\n\r\n"), false)
+				want(t, spelled+rest, m.First(k), 0)
+				want(t, spelled+rest, m.Bytes(m.Headers[0].Name), spelled)
+			}
+		}
+		for _, other := range []string{name + "x", "x" + name, name + "\x00", strings.ReplaceAll(name, "-", "\r")} {
+			var m Msg
+			m.Scan([]byte("OPTIONS sip:b SIP/2.0\r\n"+other+": 123456789012345\r\n\r\n"), false)
+			if m.First(k) >= 0 && other != name {
+				t.Errorf("%q taken for %s", other, name)
+			}
+		}
+	}
+	for k := KindOther + 1; k < numKinds; k++ {
+		check(k.String(), k)
+	}
+	for c, k := range compactKinds {
+		check(string([]byte{c}), k)
+	}
+}
+
 func TestMethodOfEveryName(t *testing.T) {
 	for m := UnknownMethod + 1; m <= UPDATE; m++ {
 		want(t, m.String(), MethodOf([]byte(m.String())), m)

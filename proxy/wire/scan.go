@@ -188,7 +188,15 @@ func (m *Msg) checkCRs(end, seen int) {
 // addHeader reads the line [start, end), CRLF included.
 func (m *Msg) addHeader(start, end int) {
 	b := m.Buf
-	k, n := nameOf(b[start:])
+	k, n := KindOther, 0
+	if start+16 <= len(b) { // nearly always, and then nearly always known
+		lo, loEnd := upToColon(word(b, start))
+		hi, _ := upToColon(word(b, start+8))
+		if loEnd {
+			hi = 0
+		}
+		k, n = lookup(lo, hi)
+	}
 	colon, nameEnd := start+n, start+n
 	if k == KindOther {
 		if k, nameEnd, colon = headerName(b, start, end); colon < 0 {

@@ -177,7 +177,7 @@ func (l *loader) syntax(err error) {
 			}
 		}
 	}
-	l.problem(at, "", "not YAML: %s", text)
+	l.problem(at, "", "not YAML: %s", cut(text))
 }
 
 // Bounds of one file's tree, aliases expanded.
@@ -408,7 +408,7 @@ func (l *loader) overrideValue(text string, kind reflect.Type, shown string, at 
 	if isYAML || (isMap && strings.HasPrefix(trimmed, "{")) {
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(trimmed), &doc); err != nil {
-			l.problem(at, shown, "not YAML: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+			l.problem(at, shown, "not YAML: %s", cut(strings.TrimPrefix(err.Error(), "yaml: ")))
 			return nil, false
 		}
 		return l.value(&doc, shown, at.layer, at.source, 0), true
@@ -544,4 +544,13 @@ func hostAddresses() []netip.Addr {
 		}
 	}
 	return out
+}
+
+// cut shortens what the YAML library says: it repeats the file.
+func cut(text string) string {
+	const enough = 200
+	if len(text) <= enough {
+		return text
+	}
+	return strings.ToValidUTF8(text[:enough], "") + "…"
 }

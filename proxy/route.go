@@ -333,8 +333,16 @@ func (d *decision) strictness() {
 	d.r.strictNext = ok && !u.LR && (u.Scheme == wire.SIP || u.Scheme == wire.SIPS) && fitsStartLine(uri)
 }
 
-// fitsStartLine says whether a Route's URI can stand in a start line.
-func fitsStartLine(uri []byte) bool { return !bytes.ContainsAny(uri, "<>\" \t\r\n") }
+// fitsStartLine says whether a Route's URI can stand in a start line: what Scan
+// refuses in a Request-URI must not get there by way of a Route.
+func fitsStartLine(uri []byte) bool {
+	for _, c := range uri {
+		if c <= ' ' || c == 0x7f || c == '<' || c == '>' || c == '"' {
+			return false
+		}
+	}
+	return true
+}
 
 // inDialog is a request of a dialog that carries no Route of ours: a client that
 // ignores Record-Route, or a token of an earlier process.

@@ -135,21 +135,22 @@ func markByte(x uint64, c byte) uint64 {
 	return (x - lowBits) &^ x & highBits
 }
 
-// hasURIBreak looks for anything of the class uriBreak.
+// hasURIBreak looks for anything of the class uriBreak: only words that hold
+// '<', '>', DEL or anything below '#', as few URIs do, are looked at closely.
 func hasURIBreak(b []byte) bool {
-	marks := uint64(0)
 	i := 0
 	for ; i+8 <= len(b); i += 8 {
 		x := word(b, i)
-		control := (x - '!'*lowBits) &^ x & highBits
-		angle := markByte(x|2*lowBits, '>') // '<'|2 is '>'
-		marks |= control | angle | markByte(x, '"') | markByte(x, 0x7f)
+		low := (x - '#'*lowBits) &^ x & highBits
+		if low|markByte(x|2*lowBits, '>')|markByte(x, 0x7f) != 0 { // '<'|2 is '>'
+			break
+		}
 	}
-	rest := uint8(0)
+	or := uint8(0)
 	for _, c := range b[i:] {
-		rest |= class[c]
+		or |= class[c]
 	}
-	return marks != 0 || rest&uriBreak != 0
+	return or&uriBreak != 0
 }
 
 // indexEither is the index of the first c or d in b[i:end], or end. It may

@@ -20,8 +20,9 @@ type outbox struct {
 	start   func(func()) bool // starts the writing goroutine
 	failed  func(error)       // told of errors outside Write; called without mu
 
-	raw syscall.RawConn
-	try func(fd uintptr) bool // prepared, so that a Write does not allocate it
+	inlet inlet
+	raw   syscall.RawConn
+	try   func(fd uintptr) bool // prepared, so that a Write does not allocate it
 
 	mu       sync.Mutex
 	trying   []byte // argument and results of try

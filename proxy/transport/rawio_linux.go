@@ -1,0 +1,67 @@
+package transport
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// The scheduler is not told of these system calls: the sockets are non-blocking, so
+// they never wait. Telling it wakes its watchdog at each of them, which took a
+// quarter of the CPU of calls over TCP.
+
+// writeNow writes to a non-blocking socket what fits now.
+func writeNow(fd uintptr, p []byte) (int, error) {
+	n, e := rawIO(syscall.SYS_WRITE, fd, p)
+	if e == syscall.EAGAIN {
+		return 0, nil
+	}
+	if e != 0 {
+		return 0, e
+	}
+	return n, nil
+}
+
+func rawIO(call, fd uintptr, p []byte) (int, syscall.Errno) {
+	for {
+		n, _, e := syscall.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		if e != syscall.EINTR {
+			return int(n), e
+		}
+	}
+}
+
+// inlet is the state of one Read; a connection has one reader.
+type inlet struct {
+	read func(fd uintptr) bool // prepared, so that a Read does not allocate it
+	into []byte
+	n    int
+	err  syscall.Errno
+}
+
+// Read is net.TCPConn's, deadlines included.
+func (o *outbox) Read(p []byte) (int, error) {
+	in := &o.inlet
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if in.read == nil {
+		in.read = func(fd uintptr) bool {
+			in.n, in.err = rawIO(syscall.SYS_READ, fd, in.into)
+			return in.err != syscall.EAGAIN
+		}
+	}
+	in.into, in.n, in.err = p, 0, 0
+	err := o.raw.Read(in.read)
+	in.into = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case in.err != 0:
+		return 0, os.NewSyscallError("read", in.err)
+	case in.n == 0:
+		return 0, io.EOF
+	}
+	return in.n, nil
+}

@@ -370,8 +370,8 @@ func (m *Msg) checkLists() {
 	const lists = 1<<KindVia | 1<<KindRoute | 1<<KindRecordRoute | 1<<KindContact | 1<<KindPath
 	for i := range m.Headers {
 		h := &m.Headers[i]
-		if lists>>h.Kind&1 == 0 || h.Value == m.TopVia.Value {
-			continue // ParseVia has seen to the topmost Via
+		if lists>>h.Kind&1 == 0 {
+			continue
 		}
 		if !balanced(m.Bytes(h.Value)) {
 			m.fail(FaultQuoting)

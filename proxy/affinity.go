@@ -42,7 +42,7 @@ func (e *Edge) rememberLeg(m *wire.Msg, l *leg, c *responseContext) {
 	if l.backend == nil {
 		return
 	}
-	if m.Status == 401 || m.Status == 407 || l.n > 0 || c.snap.pool(l.backend.Pool()).Policy != "hash" {
+	if m.Status == 401 || m.Status == 407 || l.n > 0 || l.backend.Pool().Config().Policy != "hash" {
 		e.affinity.set(m, l.backend)
 	}
 }

@@ -96,7 +96,7 @@ func (e *Edge) flowTo(t resolve.Target, b *backend.Backend) (transport.Flow, boo
 	}
 	name := t.ServerName
 	if b != nil {
-		if n := snap.serverName(b); n != "" {
+		if n := b.Pool().Config().TLS.ServerName; n != "" {
 			name = n
 		}
 	}

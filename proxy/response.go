@@ -202,7 +202,7 @@ func (c *responseContext) failsOver(status int) bool {
 	if c.route.pool == nil {
 		return false
 	}
-	for _, s := range c.snap.failoverCodes(c.route.pool) {
+	for _, s := range c.route.pool.FailoverCodes() {
 		if s == status {
 			return true
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
-	"strconv"
 	"strings"
 	"time"
 
@@ -111,22 +110,14 @@ func parseAdvertise(own, global string) (a advertised, err error) {
 	if text == "" {
 		return a, nil
 	}
-	if ap, err := netip.ParseAddrPort(text); err == nil {
-		return advertised{hostText(ap.Addr()), ap.Port()}, nil
+	host, port, err := config.HostPort(text)
+	if err != nil {
+		return a, fmt.Errorf("advertise: %w", err)
 	}
-	if ip, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
-		return advertised{host: hostText(ip)}, nil
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = hostText(ip)
 	}
-	host, port, found := strings.Cut(text, ":")
-	a.host = host
-	if found {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return a, fmt.Errorf("advertise %q: bad port", text)
-		}
-		a.port = uint16(n)
-	}
-	return a, nil
+	return advertised{host, port}, nil
 }
 
 func hostText(a netip.Addr) string {
@@ -279,28 +270,17 @@ func (s *snapshot) emergency(u wire.URI, ruri []byte) bool {
 	return false
 }
 
-func (s *snapshot) pool(p *backend.Pool) config.Pool {
-	if p == nil {
-		return config.Pool{}
-	}
-	return s.config.Pools[p.Name()]
-}
-
 // inviteFailover and requestFailover are how long a target may be silent.
 func (s *snapshot) inviteFailover(p *backend.Pool) time.Duration {
-	if d := s.pool(p).InviteFailover; d > 0 {
-		return d.D()
+	if p != nil && p.Config().InviteFailover > 0 {
+		return p.Config().InviteFailover.D()
 	}
 	return s.config.Transaction.InviteFailover.D()
 }
 
 func (s *snapshot) requestFailover(p *backend.Pool) time.Duration {
-	if d := s.pool(p).RequestFailover; d > 0 {
-		return d.D()
+	if p != nil && p.Config().RequestFailover > 0 {
+		return p.Config().RequestFailover.D()
 	}
 	return s.config.Transaction.RequestFailover.D()
 }
-
-func (s *snapshot) identityHeader(b *backend.Backend) string { return s.pool(b.Pool()).IdentityHeader }
-func (s *snapshot) serverName(b *backend.Backend) string     { return s.pool(b.Pool()).TLS.ServerName }
-func (s *snapshot) failoverCodes(p *backend.Pool) []int      { return s.pool(p).FailoverCodes }

@@ -144,7 +144,7 @@ func (w *scratch) spliceIdentity(snap *snapshot, m *wire.Msg, r *route, arrival 
 	if h.backend == nil {
 		return
 	}
-	if name := snap.identityHeader(h.backend); name != "" {
+	if name := h.backend.Pool().Config().IdentityHeader; name != "" {
 		text := append(append(w.edit.Begin(wire.At(m.HeadersPos())), name...), ": "...)
 		w.edit.End(append(arrival.Remote().Addr().AppendTo(text), "\r\n"...))
 	}

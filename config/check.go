@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -18,6 +19,7 @@ import (
 func (l *loader) check(c *Config, host []netip.Addr) {
 	l.checkListeners(c, host)
 	l.checkLog(c.Log)
+	l.checkCDR(c.CDR, c.Log)
 	l.checkServerID(c.ServerID)
 	l.checkSecret(c.Secret)
 	for i, alias := range c.Aliases {
@@ -26,8 +28,10 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 	if _, ok := l.keyAt["lab"]; ok && c.Lab {
 		l.warnf("lab", "values below the safe minima are permitted: for laboratories only")
 	}
+	l.checkTimers(c.Timers, c.Transaction)
 	l.checkTransaction(c.Transaction)
 	l.checkLimits(c.Limits)
+	l.checkAdmin(c.Admin)
 	l.checkResolver(&c.Resolver)
 	backends := 0
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
@@ -149,6 +153,25 @@ func (l *loader) checkLog(log Log) {
 	}
 }
 
+func (l *loader) checkCDR(cdr CDR, log Log) {
+	switch out := cdr.Output; {
+	case out == "none" || out == "stdout":
+	case !strings.Contains(out, "/"):
+		l.errorf("cdr.output", "want none, stdout or a path with a slash in it, not %s%s",
+			quote(out), didYouMean(out, []string{"none", "stdout"}))
+	case filepath.Clean(out) == filepath.Clean(log.Output):
+		l.errorf("cdr.output", "same file as log.output")
+	}
+}
+
+// checkAdmin bounds the path by what fits into a socket address everywhere.
+func (l *loader) checkAdmin(a Admin) {
+	const most = 103
+	if a.Socket != "" && (!strings.Contains(a.Socket, "/") || strings.ContainsRune(a.Socket, 0) || len(a.Socket) > most) {
+		l.errorf("admin.socket", "want a path with a slash in it, of at most %d bytes", most)
+	}
+}
+
 func (l *loader) checkServerID(id string) {
 	if len(id) > 256 || strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
 		l.errorf("server_id", "want one line of at most 256 bytes")
@@ -160,6 +183,70 @@ func (l *loader) checkSecret(secret string) {
 	const least, most = 16, 1024
 	if secret != "" && (len(secret) < least || len(secret) > most) {
 		l.errorf("secret", "want %d to %d bytes that nobody can guess", least, most)
+	}
+}
+
+// checkTimers looks for limits that contradict each other, and for calls that nothing would end.
+func (l *loader) checkTimers(t Timers, tr Transaction) {
+	l.checkEarlyHangup(t)
+	l.checkProbeMethods(t.ProbeMethods)
+	if wait := 64 * tr.T1; t.AckTimeout > 0 && t.AckTimeout < wait && !l.lab {
+		l.errorf("timers.ack_timeout", "%s s is below 64*transaction.t1 (%s s): the callee still repeats its answer then", t.AckTimeout, wait)
+	}
+	if t.SessionTTL > 0 {
+		if t.SessionUpdateSegment == 1 {
+			l.warnf("timers.session_update_segment", "with 1 segment each probe comes shortly before the end, with hardly time for retries: 2 or more are better")
+		}
+		if t.NoTimerCallDuration > 0 && t.NoTimerCallDuration < 3*t.SessionTTL {
+			l.warnf("timers.no_timer_call_duration", "%s s is below 3*session_ttl (%s s): short for calls that nobody can probe", t.NoTimerCallDuration, 3*t.SessionTTL)
+		}
+		if t.MinSE > t.SessionTTL && t.InsertSE != "never" {
+			l.warnf("timers.min_se", "%s s is above session_ttl (%s s), which is the Session-Expires that the edge itself asks for", t.MinSE, t.SessionTTL)
+		}
+	}
+	if t.MaxCallDuration == 0 {
+		if t.SessionTTL == 0 {
+			l.warnf("timers.session_ttl", "without probing and max_call_duration nothing ends a call with a session timer whose ends are gone")
+		}
+		if t.NoTimerCallDuration == 0 {
+			l.warnf("timers.no_timer_call_duration", "without it and max_call_duration nothing ends a call without session timers whose ends are gone")
+		}
+	}
+}
+
+// checkEarlyHangup leaves time for a probe and its retries before the hang-up. A laboratory needs no time for retries.
+func (l *loader) checkEarlyHangup(t Timers) {
+	const key = "timers.session_timeout_early_hangup"
+	if t.SessionTimeoutEarlyHangup == 0 {
+		return
+	}
+	most, spared := t.SessionTTL-t.ProbeInterval(), ""
+	if !l.lab {
+		most, spared = most-40*second, " and 40 s for retries"
+	}
+	switch {
+	case t.SessionTTL == 0:
+		l.errorf(key, "session_ttl is 0: nothing is probed, so nothing times out")
+	case most <= 0:
+		l.errorf(key, "session_ttl (%s s) less one of %d segments%s leaves no time for it", t.SessionTTL, t.SessionUpdateSegment, spared)
+	case t.SessionTimeoutEarlyHangup > most:
+		l.errorf(key, "%s s is too large: session_ttl (%s s) less one of %d segments%s leaves %s s",
+			t.SessionTimeoutEarlyHangup, t.SessionTTL, t.SessionUpdateSegment, spared, most)
+	}
+}
+
+func (l *loader) checkProbeMethods(methods []string) {
+	const key = "timers.probe_methods"
+	if len(methods) == 0 && !l.isBroken(key) {
+		l.errorf(key, "no method: session_ttl: 0 is how probing is turned off")
+	}
+	first := map[string]int{}
+	for i, method := range methods {
+		if n, twice := first[method]; twice && method != "" {
+			l.errorf(fmt.Sprintf("%s[%d]", key, i), "%s is there already, as probe_methods[%d]", quote(method), n)
+			continue
+		}
+		first[method] = i
 	}
 }
 
@@ -284,9 +371,6 @@ func (l *loader) checkPoolTLS(t PoolTLS, key string) {
 }
 
 func (l *loader) checkBackend(b *Backend, c *Config, key string, host []netip.Addr) {
-	if b.MaxCalls > 0 {
-		l.errorf(key+".max_calls", "max_calls needs call records, which this version does not keep yet")
-	}
 	if b.Name != "" && !isName(b.Name, "-_.:[]") {
 		l.errorf(key+".name", "a backend's name is up to 64 letters, digits and -_.:[]")
 		b.Name = ""

@@ -28,13 +28,15 @@ type Config struct {
 	StopTimeout Duration        `yaml:"stop_timeout" doc:"How long a stop waits for transactions to end." min:"0" max:"3600"`
 	ServerID    string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
 	Log         Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
+	CDR         CDR             `yaml:"cdr" doc:"Call records: one for each call that ended, failed ones too. A reload takes changes over."`
 	Pools       map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
 	Routes      []Route         `yaml:"routes" doc:"Which pool takes a request from outside; the first match wins. Needed only where there are several pools."`
+	Timers      Timers          `yaml:"timers" doc:"How every call comes to its end: session timers (RFC 4028), probes of both legs, limits of duration. A call keeps the values of its INVITE: a reload touches only later INVITEs."`
 	Transaction Transaction     `yaml:"transaction" doc:"Timers of RFC 3261 section 17 and of the fail-over inside a transaction. New transactions take a change over."`
 	Limits      Limits          `yaml:"limits" doc:"Bounds of every table, queue and message."`
 	Lab         bool            `yaml:"lab" doc:"Permits values below the safe minima. For laboratories and tests only; start and check warn about it."`
 	Resolver    Resolver        `yaml:"resolver" doc:"DNS lookups of backend names and of requests that the PBX sends out (RFC 3263)." apply:"restart"`
-	Admin       Admin           `yaml:"admin" doc:"The administration socket." later:"yes"`
+	Admin       Admin           `yaml:"admin" doc:"The administration socket."`
 }
 
 // Listener is one socket to receive on. In the file it is either the address alone or a map.
@@ -60,9 +62,15 @@ type Log struct {
 	Replies  bool   `yaml:"replies" doc:"Write the lines of replies."`
 }
 
+// CDR says where call records go and in which shape.
+type CDR struct {
+	Output string `yaml:"output" doc:"none, stdout or a file path. A file is opened anew on SIGHUP."`
+	Format string `yaml:"format" doc:"Shape of a record: a JSON object or a CSV row, on one line, always the same fields in the same order." one:"json|csv"`
+}
+
 // Pool is a group of backends that are interchangeable for the requests routed to it.
 type Pool struct {
-	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: in turn, by weight; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|priority"`
+	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: in turn, by weight; least_calls: the fewest calls in proportion to the weight; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|least_calls|priority"`
 	Probe           Probe     `yaml:"probe" doc:"How the health of the backends is found out."`
 	Backends        []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
 	InviteFailover  Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`
@@ -90,7 +98,7 @@ type Backend struct {
 	Weight   int    `yaml:"weight" doc:"Share of the traffic relative to the other backends." min:"1" max:"1000"`
 	Priority int    `yaml:"priority" doc:"For policy priority: lower numbers are tried first." min:"0" max:"1000"`
 	MaxCPS   int    `yaml:"max_cps" doc:"New calls and other new transactions outside a call per second." min:"1" max:"1000000" zero:"no limit"`
-	MaxCalls int    `yaml:"max_calls" doc:"Calls at the same time." zero:"no limit" later:"yes"`
+	MaxCalls int    `yaml:"max_calls" doc:"Calls at the same time; above it a new call goes to the next backend." min:"1" max:"10000000" zero:"no limit"`
 	State    string `yaml:"state" doc:"drain: only what already belongs to it; disabled: nothing at all." one:"up|drain|disabled"`
 }
 
@@ -119,6 +127,44 @@ type Match struct {
 	Source     []netip.Prefix `yaml:"source" doc:"The request came from any of these addresses or networks (CIDR)."`
 }
 
+// Timers says how long calls last and how the edge finds out that one is dead.
+type Timers struct {
+	SessionTTL                Duration `yaml:"session_ttl" doc:"A call with a session timer ends when this time has passed without proof that both ends live. Written into Session-Expires as whole seconds, rounded up." min:"0.001" safe:"90" max:"86400" zero:"no probing"`
+	SessionUpdateSegment      int      `yaml:"session_update_segment" doc:"Parts of session_ttl: after each of them both legs are probed, unless an endpoint refreshed the session." min:"1" max:"20"`
+	SessionTimeoutEarlyHangup Duration `yaml:"session_timeout_early_hangup" doc:"Hang up this long before session_ttl is over; at most session_ttl less one segment and 40 s for retries." min:"0.001" max:"86400" zero:"not before"`
+	NoTimerCallDuration       Duration `yaml:"no_timer_call_duration" doc:"Longest call where neither side supports session timers; it is never probed." min:"0.001" safe:"60" max:"604800" zero:"no limit"`
+	MaxCallDuration           Duration `yaml:"max_call_duration" doc:"Longest call of all, from the answer." min:"0.001" safe:"60" max:"604800" zero:"no limit"`
+	MinSE                     Duration `yaml:"min_se" doc:"Shortest Session-Expires that is accepted. Written into Min-SE as whole seconds, rounded up." min:"0.001" safe:"90" max:"86400"`
+	InsertSE                  string   `yaml:"insert_se" doc:"Whether an INVITE without Session-Expires gets one: never, when the caller supports timers, or always (a caller without timers then cannot mend a 422)." one:"never|if_uac_supports|always"`
+	RejectSmallSE             bool     `yaml:"reject_small_se" doc:"Answer 422 to a Session-Expires below min_se when the caller supports timers; otherwise it passes as it is."`
+	Detect                    string   `yaml:"detect" doc:"Which calls are probed. any: one side said Supported: timer or Session-Expires; session_expires: only where a Session-Expires is in force or was asked for." one:"any|session_expires"`
+	ProbeMethods              []string `yaml:"probe_methods" doc:"Requests to probe a leg with, in this order; one that a leg refuses is not tried there again. update has no body, reinvite repeats the SDP that the leg saw last, options does not refresh, options_stale uses an old CSeq and leaves all numbers as they are." one:"update|reinvite|options|options_stale"`
+	Alive                     string   `yaml:"alive" doc:"What proves that a leg lives. uas_response: any answer that shows the dialog exists; 2xx_only: nothing but 2xx, as VOS3000 has it." one:"uas_response|2xx_only"`
+	ProbeLegs                 string   `yaml:"probe_legs" doc:"Legs that are probed: both, a (the caller's) or b (the callee's)." one:"both|a|b"`
+	ProbeJitter               int      `yaml:"probe_jitter" doc:"Random part of the time between two probes, in both directions." unit:"percent" min:"0" max:"50"`
+	ProbeRateMax              int      `yaml:"probe_rate_max" doc:"Probes of all calls together. Those that come later for it are no reason to end a call." unit:"per second" min:"1" max:"1000000"`
+	OnSEExpiry                string   `yaml:"on_se_expiry" doc:"What happens 5 s after Session-Expires ran out without a refresh. probe: both legs are asked; drop_state: the call is forgotten without BYE, as RFC 4028 8.3 has it; bye: the call ends." one:"probe|drop_state|bye"`
+	On408                     string   `yaml:"on_408" doc:"A probe without answer or with 408. retry: again until session_ttl is over; end: the call ends at once." one:"retry|end"`
+	ReinviteWebRTC            bool     `yaml:"reinvite_webrtc" doc:"Probe WebRTC legs with re-INVITE too, which may restart their ICE and DTLS."`
+	NoInjectIfIdentity4474    bool     `yaml:"no_inject_if_identity4474" doc:"Never probe calls with an Identity header field of RFC 4474, which signs the CSeq."`
+	MaxRingDuration           Duration `yaml:"max_ring_duration" doc:"Longest time from INVITE to answer, provisional responses or not." min:"0.001" safe:"30" max:"3600" zero:"transaction.timer_c alone"`
+	AckTimeout                Duration `yaml:"ack_timeout" doc:"Time from the answer after which a call without ACK is probed and, if dead, ended; at least 64*transaction.t1." min:"0.001" safe:"32" max:"3600" zero:"64*transaction.t1 + 5 s"`
+	MaxEarlyPerInvite         int      `yaml:"max_early_per_invite" doc:"Branches of a forked INVITE that are kept apart; responses of further ones pass without a record." min:"1" max:"64"`
+}
+
+// ProbeInterval is the time between two probes of a leg that answers, before jitter; 0 means that nothing is probed.
+func (t Timers) ProbeInterval() Duration {
+	return t.SessionTTL / Duration(max(t.SessionUpdateSegment, 1))
+}
+
+// AckWait is the time after which the ACK of an answer is missing.
+func (t Timers) AckWait(t1 Duration) Duration {
+	if t.AckTimeout > 0 {
+		return t.AckTimeout
+	}
+	return 64*t1 + 5*second // RFC 3261 13.3.1.4, and a margin of our own
+}
+
 // Transaction holds the timers of RFC 3261 section 17 and of fail-over.
 type Transaction struct {
 	T1              Duration `yaml:"t1" doc:"Estimate of the round-trip time; first retransmission interval over UDP." min:"0.001" safe:"0.1" max:"10"`
@@ -134,7 +180,7 @@ type Transaction struct {
 type Limits struct {
 	MaxTransactions         int      `yaml:"max_transactions" doc:"Transactions at the same time; above it new requests get 503." min:"100" max:"10000000" apply:"restart"`
 	TransactionMemory       int      `yaml:"transaction_memory" doc:"Messages stored for transactions; above it new requests get 503." unit:"bytes" min:"1048576" max:"68719476736" apply:"restart"`
-	MaxDialogs              int      `yaml:"max_dialogs" doc:"Calls at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
+	MaxDialogs              int      `yaml:"max_dialogs" doc:"Dialogs of calls at the same time, ringing ones too; above it a new call gets 503." min:"100" max:"10000000" apply:"restart"`
 	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
 	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
 	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
@@ -163,7 +209,7 @@ type Resolver struct {
 
 // Admin is the administration socket.
 type Admin struct {
-	Socket string `yaml:"socket" doc:"Path of the socket."`
+	Socket string `yaml:"socket" doc:"Path of the unix socket for sipward calls and sipward backends. Where the default cannot be made, it is sipward.sock in $XDG_RUNTIME_DIR." zero:"no socket" apply:"restart"`
 }
 
 const second = Duration(time.Second)
@@ -176,7 +222,14 @@ func Default() *Config {
 			{Address: "tcp:0.0.0.0:5060", Proto: "tcp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
 		},
 		Log:         Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
+		CDR:         CDR{Output: "none", Format: "json"},
 		StopTimeout: 30 * second,
+		Timers: Timers{
+			SessionTTL: 600 * second, SessionUpdateSegment: 2, NoTimerCallDuration: 7200 * second, MinSE: 90 * second,
+			InsertSE: "if_uac_supports", RejectSmallSE: true, Detect: "any", ProbeMethods: []string{"update", "reinvite", "options"},
+			Alive: "uas_response", ProbeLegs: "both", ProbeJitter: 10, ProbeRateMax: 2000, OnSEExpiry: "probe", On408: "retry",
+			NoInjectIfIdentity4474: true, MaxRingDuration: 600 * second, MaxEarlyPerInvite: 16,
+		},
 		Transaction: Transaction{
 			// RFC 3261 table 4, and fail-over times of our own.
 			T1: second / 2, T2: 4 * second, T4: 5 * second, TimerB: 32 * second, TimerC: 180 * second,

@@ -12,7 +12,7 @@ import (
 
 // later lists keys that other versions know and this one does not even hold; what is under them is not looked at.
 // Keys that have a field but no effect yet carry the tag `later`.
-var later = []string{"cdr", "registration", "timers", "security", "listen[].origins", "pools.<name>.auth_failure_codes"}
+var later = []string{"registration", "security", "listen[].origins", "pools.<name>.auth_failure_codes"}
 
 const noEffect = "has no effect in this version"
 
@@ -56,7 +56,7 @@ func (l *loader) decodeStruct(values map[string]any, dst reflect.Value, path str
 			l.unknown(sub, name, dst.Type())
 			continue
 		}
-		if f.Tag.Get("later") != "" && values[name] != nil && f.Name != "MaxCalls" {
+		if f.Tag.Get("later") != "" && values[name] != nil {
 			l.warnf(sub, noEffect)
 		}
 		l.decode(values[name], dst.FieldByIndex(f.Index), f.Tag, sub)
@@ -267,10 +267,6 @@ func (l *loader) isOne(text string, tag reflect.StructTag, path string) bool {
 	list := strings.Split(words, "|")
 	if slices.Contains(list, text) {
 		return true
-	}
-	if text == "least_calls" {
-		l.errorf(path, "least_calls needs call records, which this version does not keep yet")
-		return false
 	}
 	l.errorf(path, "%s is not one of %s%s", quote(text), strings.Join(list, ", "), didYouMean(text, list))
 	return false

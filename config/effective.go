@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +20,7 @@ type Row struct {
 func Effective(c *Config) []Row {
 	var rows []Row
 	rows = appendRows(rows, reflect.ValueOf(c.Limits), "limits")
+	rows = append(rows, timerRows(c)...)
 	rows = appendRows(rows, reflect.ValueOf(c.Transaction), "transaction")
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
 		pool := c.Pools[name]
@@ -30,14 +32,32 @@ func Effective(c *Config) []Row {
 		}
 		rows = appendRows(rows, reflect.ValueOf(pool), "pools."+name)
 		for _, b := range pool.Backends {
+			key := fmt.Sprintf("pools.%s.backends[%s]", name, b.Name)
 			if b.MaxCPS > 0 {
-				rows = append(rows, Row{"max cps", fmt.Sprintf("%d/s", b.MaxCPS), fmt.Sprintf("pools.%s.backends[%s].max_cps", name, b.Name)})
+				rows = append(rows, Row{"max cps", fmt.Sprintf("%d/s", b.MaxCPS), key + ".max_cps"})
+			}
+			if b.MaxCalls > 0 {
+				rows = append(rows, Row{"max calls", strconv.Itoa(b.MaxCalls), key + ".max_calls"})
 			}
 		}
 	}
 	for i, r := range c.Routes {
 		if r.MaxCPS > 0 {
 			rows = append(rows, Row{"max cps", fmt.Sprintf("%d/s", r.MaxCPS), fmt.Sprintf("routes[%d].max_cps", i)})
+		}
+	}
+	rows = appendRows(rows, reflect.ValueOf(c.CDR), "cdr")
+	return appendRows(rows, reflect.ValueOf(c.Admin), "admin")
+}
+
+// timerRows shows the section `timers:` with the times that follow from others.
+func timerRows(c *Config) []Row {
+	t := c.Timers
+	t.AckTimeout = t.AckWait(c.Transaction.T1)
+	rows := appendRows(nil, reflect.ValueOf(t), "timers")
+	for i := range rows {
+		if rows[i].Key == "timers.session_update_segment" && t.SessionTTL > 0 {
+			rows[i].Value += fmt.Sprintf(" (%s s each)", t.ProbeInterval())
 		}
 	}
 	return rows
@@ -54,8 +74,11 @@ func appendRows(rows []Row, section reflect.Value, path string) []Row {
 			rows = appendRows(rows, v, key)
 		default:
 			name := strings.ReplaceAll(f.Tag.Get("yaml"), "_", " ")
-			if strings.HasSuffix(path, ".probe") {
+			switch {
+			case strings.HasSuffix(path, ".probe"):
 				name = "probe " + name
+			case path == "cdr" || path == "admin": // "output" alone says little
+				name = path + " " + name
 			}
 			rows = append(rows, Row{name, effective(f, v), key})
 		}

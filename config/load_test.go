@@ -106,14 +106,14 @@ func TestLoadReadsEveryForm(t *testing.T) {
 	pbx := Pool{
 		Policy: "weighted", Probe: Probe{"OPTIONS", second / 2, second / 2, 3, 1, false},
 		Backends: []Backend{
-			{Name: "pbx1", Address: "sip:10.0.0.10:5060;transport=udp", Weight: 3, MaxCPS: 50, State: "up"},
+			{Name: "pbx1", Address: "sip:10.0.0.10:5060;transport=udp", Weight: 3, MaxCPS: 50, MaxCalls: 100, State: "up"},
 			{Name: "pbx2", Address: "sip:pbx2.example.org", Weight: 1, Priority: 1, State: "drain"},
 			{Name: "2001:db8::7", Address: "sips:[2001:db8::7]", Weight: 1, State: "up"},
 		},
 		InviteFailover: 3 * second / 2, RequestFailover: 3 * second, FailoverCodes: []int{502, 503, 504}, IdentityHeader: "X-AUTH-IP",
 	}
 	carrier := pbx
-	carrier.Policy = "priority"
+	carrier.Policy = "least_calls"
 	carrier.Backends = []Backend{{Name: "198.51.100.20", Address: "sip:198.51.100.20", Weight: 1, State: "up"}}
 	want.Pools = map[string]Pool{"pbx": pbx, "carrier": carrier}
 	want.Routes = []Route{
@@ -125,6 +125,13 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			Pool: "pbx", MaxCPS: 100,
 		},
 		{Pool: "carrier"},
+	}
+	want.CDR, want.Admin = CDR{Output: "./calls.csv", Format: "csv"}, Admin{}
+	want.Timers = Timers{
+		SessionTTL: 1800 * second, SessionUpdateSegment: 3, SessionTimeoutEarlyHangup: 60 * second, NoTimerCallDuration: 7200 * second,
+		MaxCallDuration: 43200 * second, MinSE: 5 * second / 2, InsertSE: "always", Detect: "session_expires",
+		ProbeMethods: []string{"options", "update"}, Alive: "2xx_only", ProbeLegs: "b", ProbeRateMax: 100, OnSEExpiry: "bye",
+		On408: "end", ReinviteWebRTC: true, AckTimeout: 40 * second, MaxEarlyPerInvite: 4,
 	}
 	want.Transaction.T1, want.Transaction.TimerB = second/4, 16*second
 	want.Transaction.InviteFailover, want.Transaction.RequestFailover = second, 2*second
@@ -444,6 +451,26 @@ func TestDurations(t *testing.T) {
 	}
 	if text, err := json.Marshal(map[string]Duration{"a": second / 4}); err != nil || string(text) != `{"a":0.25}` {
 		t.Errorf("got %s %v", text, err)
+	}
+}
+
+func TestTimesThatFollowFromOthers(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		change        func(*Timers)
+		interval, ack Duration
+	}{
+		{"defaults", func(*Timers) {}, 300 * second, 37 * second},
+		{"no probing", func(t *Timers) { t.SessionTTL = 0 }, 0, 37 * second},
+		{"fractions", func(t *Timers) { t.SessionTTL, t.SessionUpdateSegment = 3*second/2, 3 }, second / 2, 37 * second},
+		{"ACK time-out of its own", func(t *Timers) { t.AckTimeout = 40 * second }, 300 * second, 40 * second},
+		{"the zero value", func(t *Timers) { *t = Timers{} }, 0, 37 * second},
+	} {
+		c := Default()
+		tc.change(&c.Timers)
+		if interval, ack := c.Timers.ProbeInterval(), c.Timers.AckWait(c.Transaction.T1); interval != tc.interval || ack != tc.ack {
+			t.Errorf("%s: got %s %s", tc.name, interval, ack)
+		}
 	}
 }
 

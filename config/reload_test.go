@@ -112,7 +112,11 @@ pools:
 		{"pool", base + "  more: { backends: [ sip:10.0.0.9 ] }\nroutes: [ { pool: pbx } ]\n", []string{"pools.more", "routes"}, nil},
 		{"timers", base + "transaction: { t1: 0.4 }\nadvertise: 192.0.2.1\nresolver: { timeout: 1 }\n",
 			[]string{"advertise", "transaction.t1"}, []string{"resolver.timeout"}},
-		{"what has no effect", base + "limits: { max_dialogs: 1000 }\nadmin: { socket: /x }\n", nil, nil},
+		{"limits of calls", base + "timers: { session_ttl: 300, probe_methods: [options] }\ncdr: { output: stdout, format: csv }\n",
+			[]string{"cdr.output", "cdr.format", "timers.session_ttl", "timers.probe_methods"}, nil},
+		{"calls of one backend", strings.Replace(base, "name: b,", "name: b, max_calls: 10,", 1), []string{"pools.pbx.backends[b].max_calls"}, nil},
+		{"calls and socket", base + "limits: { max_dialogs: 1000 }\nadmin: { socket: /x }\n", nil, []string{"limits.max_dialogs", "admin.socket"}},
+		{"what has no effect", base + "limits: { max_bindings: 1000 }\n", nil, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			applied, restart := Diff(load(t, base), load(t, tc.yaml))

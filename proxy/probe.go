@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,8 +10,7 @@ import (
 
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/resolve"
-	"github.com/sipward/sipward/proxy/transaction"
-	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -54,10 +53,13 @@ func (p *prober) Expire(_ *timers.Timer, now time.Duration) {
 		return // a reload took over
 	}
 	defer p.schedule(now) // also when the probe panics
-	p.probe(now)
+	w := p.edge.scratch()
+	defer p.edge.release(w)
+	p.probe(w, now)
+	w.flush()
 }
 
-func (p *prober) probe(now time.Duration) {
+func (p *prober) probe(w *scratch, now time.Duration) {
 	targets := p.backend.Targets()
 	if len(targets) == 0 {
 		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "its name is not resolved", unresolved: true})
@@ -69,19 +71,24 @@ func (p *prober) probe(now time.Duration) {
 		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "no listener can reach it over " + t.Proto.String()})
 		return
 	}
-	r := &ownRequest{edge: e, snap: p.snap, flow: f, done: p.answered}
-	if !r.start(optionsText(e.sentBy(p.snap, f), p.backend, t, p.snap.config.ServerID), now+p.backend.ProbeTimeout(), now) {
+	r := &ownRequest{edge: e, snap: p.snap, flow: f, answered: p.answered, deadline: now + p.backend.ProbeTimeout()}
+	options := optionsText(e.sentBy(p.snap, f), p.backend, t, p.snap.config.ServerID)
+	build := func(dst, via []byte) []byte {
+		options.PrependHeader(sip.NewHeader("Via", strings.TrimSpace(string(via[len("Via:"):]))))
+		return append(dst, options.String()...)
+	}
+	if !r.start(w, wire.OPTIONS, now, build) {
 		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "the transaction table is full"})
 	}
 }
 
 // answered judges the answer; status 0 stands for none.
-func (p *prober) answered(status int, retryAfter, now time.Duration) {
+func (p *prober) answered(w *scratch, status int, _ bool, now time.Duration) {
 	switch status {
 	case 0:
 		p.result(p.backend.Miss(now, backend.Probe), outcome{why: "no answer to " + p.method() + "; check that it listens there and accepts requests from this host"})
 	case 503:
-		p.result(p.backend.Unavailable(now, retryAfter, backend.Probe), outcome{why: "answers 503", status: status})
+		p.result(p.backend.Unavailable(now, retryAfter(&w.msg), backend.Probe), outcome{why: "answers 503", status: status})
 	default:
 		p.result(p.backend.Alive(now, backend.Probe), outcome{why: "answers " + strconv.Itoa(status), status: status})
 	}
@@ -115,7 +122,7 @@ func (p *prober) outcome() outcome {
 }
 
 // optionsText builds the probe: an OPTIONS without a user part, so that the
-// backend itself is asked. The Via is put on when it is sent.
+// backend itself is asked. It has no Via yet.
 func optionsText(by sentBy, b *backend.Backend, t resolve.Target, serverID string) *sip.Request {
 	var uri sip.Uri
 	if err := sip.ParseUri(b.Address(), &uri); err != nil {
@@ -137,119 +144,6 @@ func optionsText(by sentBy, b *backend.Backend, t resolve.Target, serverID strin
 	if serverID != "" {
 		req.AppendHeader(sip.NewHeader("User-Agent", serverID))
 	}
+	req.SetBody(nil) // and Content-Length
 	return req
-}
-
-// An ownRequest is a client transaction of the edge itself (not INVITE).
-type ownRequest struct {
-	edge *Edge
-	snap *snapshot
-	flow transport.Flow
-	done func(status int, retryAfter, now time.Duration) // once, no lock held
-
-	mu       sync.Mutex
-	timer    timers.Timer
-	slot     transaction.Slot
-	client   transaction.Machine
-	out      []byte
-	deadline time.Duration
-	over     bool
-}
-
-// start sends the request. It is false when the table is full.
-func (r *ownRequest) start(req *sip.Request, deadline, now time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e := r.edge
-	slot, ok := e.table.Bare(r)
-	if !ok {
-		return false
-	}
-	r.slot, r.deadline = slot, deadline
-	r.client = transaction.NewMachine(transaction.NonInviteClient, r.flow.Proto().Reliable())
-	r.client.Step(transaction.Start, now, &r.snap.times)
-
-	by := e.sentBy(r.snap, r.flow)
-	branch := string(e.key.Append(nil, transaction.Branch{Slot: slot, Leg: transaction.OwnLeg}))
-	via := &sip.ViaHeader{
-		ProtocolName: "SIP", ProtocolVersion: "2.0", Transport: by.proto.String(),
-		Host: string(by.appendHost(nil)), Port: int(by.port), Params: sip.NewParams(),
-	}
-	via.Params.Add("branch", branch)
-	req.PrependHeader(via)
-	req.SetBody(nil)
-	r.out = []byte(req.String())
-	if conn := r.flow.Conn(); conn != nil {
-		e.onConn.add(conn.ID(), r)
-	}
-	// A failed send is a lost datagram: the deadline says so in time.
-	if err := r.flow.Send(r.out); err != nil {
-		e.count.sendErrors.Add(1)
-	}
-	e.wheel.Set(&r.timer, r, sooner(r.client.Due(), r.deadline))
-	return true
-}
-
-// response ends the request with a final answer.
-func (r *ownRequest) response(w *scratch, _ transaction.Branch, now time.Duration) {
-	if status := w.msg.Status; status >= 200 {
-		r.end(status, retryAfter(&w.msg), now)
-	}
-}
-
-// connClosed ends it without one.
-func (r *ownRequest) connClosed(_ *scratch, _ *transport.Conn, now time.Duration) { r.end(0, 0, now) }
-
-func (r *ownRequest) end(status int, retryAfter, now time.Duration) {
-	if r.close() {
-		r.done(status, retryAfter, now)
-	}
-}
-
-// close takes it out of every table, once.
-func (r *ownRequest) close() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.over {
-		return false
-	}
-	r.over = true
-	r.edge.wheel.Stop(&r.timer)
-	r.edge.table.Remove("", r.slot)
-	if conn := r.flow.Conn(); conn != nil {
-		r.edge.onConn.remove(conn.ID(), r)
-	}
-	return true
-}
-
-// unreachable ends it without one, too.
-func (r *ownRequest) unreachable(_ *scratch, _ transaction.Branch, to netip.AddrPort) {
-	if r.flow.Remote() == to {
-		r.end(0, 0, r.edge.wheel.Now())
-	}
-}
-
-// Expire retransmits (timer E) or gives up.
-func (r *ownRequest) Expire(_ *timers.Timer, now time.Duration) {
-	if again, over := r.tick(now); over {
-		r.end(0, 0, now)
-	} else if again {
-		if err := r.flow.Send(r.out); err != nil {
-			r.edge.count.sendErrors.Add(1)
-		}
-	}
-}
-
-func (r *ownRequest) tick(now time.Duration) (again, over bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.over {
-		return false, false
-	}
-	eff := r.client.Step(transaction.Tick, now, &r.snap.times)
-	if now >= r.deadline || eff&transaction.Terminates != 0 {
-		return false, true
-	}
-	r.edge.wheel.Set(&r.timer, r, sooner(r.client.Due(), r.deadline))
-	return eff&transaction.Send != 0, false
 }

@@ -27,8 +27,14 @@ type scratch struct {
 type outgoing struct {
 	flow  transport.Flow
 	bytes []byte
-	ctx   *responseContext // set when a failure is a leg's
+	owner sender // nil when nobody minds a failure
 	leg   uint16
+}
+
+// A sender is told that its request could not be sent: a response context, on
+// which leg, or a request of our own.
+type sender interface {
+	sendFailed(w *scratch, leg int)
 }
 
 func (e *Edge) scratch() *scratch {
@@ -51,9 +57,9 @@ func (w *scratch) send(f transport.Flow, b []byte) {
 	w.queue = append(w.queue, outgoing{flow: f, bytes: b})
 }
 
-// sendFor queues a request of a leg; a failure to send it is the leg's failure.
-func (w *scratch) sendFor(f transport.Flow, b []byte, c *responseContext, leg uint16) {
-	w.queue = append(w.queue, outgoing{flow: f, bytes: b, ctx: c, leg: leg})
+// sendFor queues a request; a failure to send it is its owner's, on that leg.
+func (w *scratch) sendFor(f transport.Flow, b []byte, owner sender, leg uint16) {
+	w.queue = append(w.queue, outgoing{flow: f, bytes: b, owner: owner, leg: leg})
 }
 
 // flush sends what is queued, in order. No lock may be held. A failed leg queues
@@ -64,9 +70,9 @@ func (w *scratch) flush() {
 		err := o.flow.Send(o.bytes)
 		switch {
 		case err == nil:
-		case o.ctx != nil:
+		case o.owner != nil:
 			w.edge.count.sendErrors.Add(1)
-			o.ctx.sendFailed(w, int(o.leg))
+			o.owner.sendFailed(w, int(o.leg))
 		default:
 			w.edge.count.sendErrors.Add(1)
 		}

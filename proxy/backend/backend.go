@@ -14,19 +14,30 @@ import (
 // while it runs is shared with the same backend of later snapshots. All methods
 // may be called from any goroutine.
 type Backend struct {
-	pool    *Pool
-	name    string
-	address string
-	query   resolve.Query
-	id      uint32
-	seed    uint64 // for rendezvous draws
-	weight  float64
-	rank    uint32 // of policy priority
-	wish    State  // of the operator: Up, Drain or Disabled
-	fault   string
-	maxCPS  int
-	rate    *Rate
-	live    *live
+	pool     *Pool
+	name     string
+	address  string
+	query    resolve.Query
+	id       uint32
+	seed     uint64 // for rendezvous draws
+	weight   float64
+	rank     uint32 // of policy priority
+	written  State  // in the file: Up, Drain or Disabled
+	edition  uint32 // counts how often a reload changed written
+	fault    string
+	maxCPS   int
+	rate     *Rate
+	maxCalls int
+	live     *live
+	order    *atomic.Pointer[order] // the operator's last; shared by pool and name, wherever the address leads
+}
+
+// order is what the operator said at run time. It ends when the file says
+// something else than it did then: nothing has to be undone by a reload, which may
+// still fail.
+type order struct {
+	state   State
+	edition uint32
 }
 
 // live is what outlasts a reload.
@@ -35,13 +46,15 @@ type live struct {
 	targets   atomic.Pointer[[]resolve.Target]
 	nextProbe atomic.Int64        // time of the next probe; 0 = none was asked for
 	newest    atomic.Pointer[Set] // the set made last, whose index follows the targets
+	calls     atomic.Pointer[atomic.Int64]
 }
 
 func newBackend(p *Pool, c config.Backend, now time.Duration) *Backend {
 	b := &Backend{
 		pool: p, name: c.Name, address: c.Address,
-		weight: float64(max(c.Weight, 1)), rank: uint32(max(c.Priority, 0)), wish: wishOf(c.State),
-		maxCPS: c.MaxCPS, rate: NewRate(c.MaxCPS),
+		weight: float64(max(c.Weight, 1)), rank: uint32(max(c.Priority, 0)), written: wishOf(c.State),
+		maxCPS: c.MaxCPS, rate: NewRate(c.MaxCPS), maxCalls: max(c.MaxCalls, 0),
+		order: &atomic.Pointer[order]{},
 	}
 	if b.name == "" {
 		b.name = c.Address
@@ -52,7 +65,7 @@ func newBackend(p *Pool, c config.Backend, now time.Duration) *Backend {
 		b.query, ok = resolve.QueryOf(u)
 	}
 	if !ok {
-		b.wish, b.fault = Disabled, "the address is no SIP URI that can be reached"
+		b.fault = "the address is no SIP URI that can be reached"
 	}
 	b.live = &live{}
 	b.live.health.Store(&health{since: now})
@@ -70,6 +83,14 @@ func wishOf(state string) State {
 		return Disabled
 	default:
 		return Up
+	}
+}
+
+// obey goes on under the operator's order, unless the file changed its mind.
+func (b *Backend) obey(old *Backend) {
+	b.order, b.edition = old.order, old.edition
+	if b.written != old.written {
+		b.edition++
 	}
 }
 
@@ -131,11 +152,48 @@ func (b *Backend) storeTargets(targets []resolve.Target) {
 	b.live.targets.Store(&targets)
 }
 
+// SetState is the operator's order at run time, and reports whether it differs
+// from what held until now. Drain leaves the backend what already belongs to it,
+// Disabled nothing, and Up leaves the word to its health again; Down is for health
+// alone to say, so it is no order. The order holds over reloads until the next one,
+// or until a reload finds another state in the file for this backend. A backend
+// whose address cannot be used stays disabled.
+func (b *Backend) SetState(s State) (changed bool) {
+	if s == Down || b.fault != "" {
+		return false
+	}
+	before := b.written
+	if old := b.order.Swap(&order{s, b.edition}); old != nil && old.edition == b.edition {
+		before = old.state
+	}
+	if before == Disabled {
+		b.live.nextProbe.Store(0) // what is known is old: the next probe is a first one
+	}
+	return s != before
+}
+
+// wish is what operator and file allow: Up, Drain or Disabled.
+func (b *Backend) wish() State {
+	s, _ := b.said()
+	return s
+}
+
+// said returns the wish and whose it is.
+func (b *Backend) said() (s State, by string) {
+	if b.fault != "" {
+		return Disabled, "configuration"
+	}
+	if o := b.order.Load(); o != nil && o.edition == b.edition {
+		return o.state, "operator"
+	}
+	return b.written, "configuration"
+}
+
 // State returns what the backend may be used for.
 func (b *Backend) State(now time.Duration) State {
-	switch {
-	case b.wish != Up:
-		return b.wish
+	switch wish := b.wish(); {
+	case wish != Up:
+		return wish
 	case b.live.health.Load().down(now):
 		return Down
 	default:
@@ -146,13 +204,13 @@ func (b *Backend) State(now time.Duration) State {
 // Why returns the reason for the state, for people. It is empty for a backend
 // that has always been up.
 func (b *Backend) Why(now time.Duration) string {
-	switch {
+	switch wish, by := b.said(); {
 	case b.fault != "":
 		return b.fault
-	case b.wish == Drain:
-		return "drained by the configuration"
-	case b.wish == Disabled:
-		return "disabled by the configuration"
+	case wish == Drain:
+		return "drained by the " + by
+	case wish == Disabled:
+		return "disabled by the " + by
 	default:
 		return b.live.health.Load().settled(now).why
 	}
@@ -166,6 +224,32 @@ func (b *Backend) Since(now time.Duration) time.Duration {
 // Admit reports whether the backend may be given one more new call by max_cps,
 // and counts it if so. Requests inside a dialog are not to be asked for.
 func (b *Backend) Admit(now time.Duration) bool { return b.rate.Admit(now) }
+
+// CountCallsBy says where the calls of the backend are counted, for all snapshots
+// that share its health. To be set when a snapshot is made; without it, or with
+// nil, there are none. The count is only read here.
+func (b *Backend) CountCallsBy(n *atomic.Int64) { b.live.calls.Store(n) }
+
+// Calls returns how many calls the backend has now.
+func (b *Backend) Calls() int {
+	if n := b.live.calls.Load(); n != nil {
+		return int(n.Load())
+	}
+	return 0
+}
+
+// MaxCalls returns how many calls the backend may have at the same time, 0 for no
+// limit.
+func (b *Backend) MaxCalls() int { return b.maxCalls }
+
+// MaxCPS returns how many new calls a second [Backend.Admit] allows, 0 for no
+// limit.
+func (b *Backend) MaxCPS() int { return b.maxCPS }
+
+// HasRoom reports whether the backend may be given one more new call by max_calls.
+// It reserves nothing: calls that are placed at the same moment may exceed the
+// limit by their number. Only for a new INVITE is it to be asked.
+func (b *Backend) HasRoom() bool { return b.maxCalls == 0 || b.Calls() < b.maxCalls }
 
 // Alive notes a final response other than 503.
 func (b *Backend) Alive(now time.Duration, src Source) Change {

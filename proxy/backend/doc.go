@@ -8,7 +8,8 @@
 // probes comes back through [Backend.Alive], [Backend.Miss] and
 // [Backend.Unavailable]; each returns a [Change] when it made a difference that
 // should be logged. A reload makes a new Set from the old one: a backend keeps
-// its health, targets and rate while its pool, name and address are the same.
+// its health, targets, rate and count of calls while its pool, name and address are
+// the same, and the operator's order while pool and name are.
 //
 // # Choice
 //
@@ -19,13 +20,20 @@
 // weight. Policy priority does the same among backends of equal priority, lower
 // numbers first. Policies round_robin and weighted ignore the key and count
 // turns; weighted spreads them evenly in time too, and gives the share of a
-// backend that fails to the others by their weight.
+// backend that fails to the others by their weight. Policy least_calls takes the
+// backend with the fewest calls for its weight, of equal ones the highest draw. It
+// reads the count for every choice, so calls that come in a burst spread.
 //
 // Only backends that are up are candidates. When none is, but some are down,
 // the pool panics: those that are down are tried, the ones under a 503 hold
 // first, for they do answer. Drained and disabled backends are never
-// candidates, not even then: an operator said so. A drained one keeps its
-// targets, so requests of its own dialogs still reach it.
+// candidates, not even then: an operator said so, in the file or at run time
+// ([Backend.SetState]). A drained one keeps its targets, so requests of its own
+// dialogs still reach it.
+//
+// Limits do not change the order: [Backend.HasRoom] (max_calls, for a new INVITE)
+// and [Backend.Admit] (max_cps) are asked when the call is placed, and a backend
+// that refuses is passed over.
 //
 // # Health
 //

@@ -16,6 +16,7 @@ const (
 	byTurn
 	byWeight
 	byPriority
+	byCalls
 )
 
 // policyOf reads the word of the configuration, which has refused all others.
@@ -27,6 +28,8 @@ func policyOf(word string) policy {
 		return byWeight
 	case "priority":
 		return byPriority
+	case "least_calls":
+		return byCalls
 	default:
 		return byHash
 	}
@@ -35,7 +38,7 @@ func policyOf(word string) policy {
 // candidate is a backend that may be tried.
 type candidate struct {
 	b     *Backend
-	class uint64  // lower is first: the tier, whatever the policy says, then the priority
+	class uint64  // lower is first: the tier, whatever the policy says, then priority or calls
 	score float64 // then this, higher is first
 }
 
@@ -56,8 +59,10 @@ var lists = sync.Pool{New: func() any { return new([]candidate) }}
 // Order returns the backends to try for one new call, best first, in dst, which
 // is overwritten and grown if needed. key is what keeps calls of one user or
 // dialog together, see [Hash]; policies that take turns ignore it. Members
-// without targets are in the list too. It is empty when all members are drained
-// or disabled.
+// without targets are in the list too, and so are those over a limit: whoever
+// places the call asks [Backend.HasRoom] and [Backend.Admit] and goes on to the
+// next, so that a full backend moves its own calls only. The list is empty when
+// all members are drained or disabled.
 func (p *Pool) Order(dst []*Backend, key uint64, now time.Duration) []*Backend {
 	var turn uint64
 	if p.policy == byTurn || p.policy == byWeight {
@@ -83,12 +88,12 @@ func (p *Pool) candidates(c []candidate, key uint64, now time.Duration) []candid
 	slowStart := p.config.SlowStart.D()
 	for _, b := range p.backends {
 		h := b.live.health.Load()
-		if b.wish != Up || h.down(now) {
+		if b.wish() != Up || h.down(now) {
 			continue
 		}
 		tier := ready
 		// Not the draw of the choice: both must be independent.
-		if share := h.share(slowStart, now); share < 1 && unit(draw(key, ^b.seed)) >= share {
+		if share := h.share(slowStart, now); share < 1 && unit(draw(key, ^b.seed)) >= share*p.fairness(b, now) {
 			tier = resting
 		}
 		c = append(c, candidate{b: b, class: tier << 32})
@@ -97,7 +102,7 @@ func (p *Pool) candidates(c []candidate, key uint64, now time.Duration) []candid
 		return c
 	}
 	for _, b := range p.backends {
-		if b.wish != Up {
+		if b.wish() != Up {
 			continue
 		}
 		tier := held
@@ -109,6 +114,22 @@ func (p *Pool) candidates(c []candidate, key uint64, now time.Duration) []candid
 	return c
 }
 
+// fairness is the part of all requests that is the full share of b where its share
+// is not made by the draw: with least_calls a backend that is back has the fewest
+// calls, and each request that slow start lets through would be its own.
+func (p *Pool) fairness(b *Backend, now time.Duration) float64 {
+	if p.policy != byCalls {
+		return 1
+	}
+	sum := 0.0
+	for _, x := range p.backends {
+		if x.State(now) == Up {
+			sum += x.weight
+		}
+	}
+	return b.weight / max(sum, b.weight) // b may have gone down just now
+}
+
 // score ranks the candidates, which are in the order of the file.
 func (p *Pool) score(c []candidate, key, turn uint64) {
 	if p.policy == byTurn {
@@ -117,8 +138,11 @@ func (p *Pool) score(c []candidate, key, turn uint64) {
 	}
 	for i := range c {
 		c[i].score = p.rendezvous(c[i].b, key)
-		if p.policy == byPriority {
+		switch p.policy {
+		case byPriority:
 			c[i].class |= uint64(c[i].b.rank)
+		case byCalls:
+			c[i].class |= uint64(c[i].b.burden())
 		}
 	}
 	if p.policy == byWeight {
@@ -135,6 +159,12 @@ func (p *Pool) rendezvous(b *Backend, key uint64) float64 {
 		return u
 	}
 	return b.weight / -math.Log(u)
+}
+
+// burden is the number of calls by weight, as bits that sort as it does: those of
+// a float32 that is not negative.
+func (b *Backend) burden() uint32 {
+	return math.Float32bits(float32(float64(max(b.Calls(), 0)) / b.weight))
 }
 
 // scoreTurns lets the candidates of each tier take turns.

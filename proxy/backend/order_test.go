@@ -74,7 +74,7 @@ func TestHashIsTheSameForEver(t *testing.T) {
 }
 
 func TestEveryPolicyListsEachCandidateOnce(t *testing.T) {
-	for _, policy := range []string{"hash", "round_robin", "weighted", "priority"} {
+	for _, policy := range []string{"hash", "round_robin", "weighted", "priority", "least_calls"} {
 		p := newTestPool(poolOf(policy, 7, weights(1, 2, 3), priorities(2, 2, 1)))
 		for i := range 100 {
 			seen := map[*Backend]bool{}
@@ -89,7 +89,7 @@ func TestEveryPolicyListsEachCandidateOnce(t *testing.T) {
 }
 
 func TestSharesFollowWeights(t *testing.T) {
-	for _, policy := range []string{"hash", "weighted"} {
+	for _, policy := range []string{"hash", "weighted", "least_calls"} {
 		p := newTestPool(poolOf(policy, 4, weights(1, 2, 3, 4)))
 		count := firsts(p, 0)
 		for i := range 4 {
@@ -99,7 +99,7 @@ func TestSharesFollowWeights(t *testing.T) {
 }
 
 func TestSharesAreEven(t *testing.T) {
-	for _, policy := range []string{"hash", "weighted", "round_robin", "priority"} {
+	for _, policy := range []string{"hash", "weighted", "round_robin", "priority", "least_calls"} {
 		p := newTestPool(poolOf(policy, 10))
 		count := firsts(p, 0)
 		for i := range 10 {
@@ -231,7 +231,7 @@ func TestLowerPriorityNumberIsFirst(t *testing.T) {
 }
 
 func TestPanicTriesAllThatAreDownBusyOnesFirst(t *testing.T) {
-	for _, policy := range []string{"hash", "round_robin", "weighted", "priority"} {
+	for _, policy := range []string{"hash", "round_robin", "weighted", "priority", "least_calls"} {
 		p := newTestPool(poolOf(policy, 5, func(c *config.Pool) {
 			c.Backends[3].State, c.Backends[4].State = "drain", "disabled"
 		}))
@@ -304,8 +304,9 @@ func TestOrderReusesItsSlice(t *testing.T) {
 	if raceDetector {
 		t.Skip("under the race detector a sync.Pool forgets on purpose")
 	}
-	for _, policy := range []string{"hash", "round_robin", "weighted", "priority"} {
+	for _, policy := range []string{"hash", "round_robin", "weighted", "priority", "least_calls"} {
 		p := newTestPool(poolOf(policy, 100, weights(1, 2, 3)))
+		withCalls(p)
 		dst := p.Order(nil, 1, 0)
 		if n := testing.AllocsPerRun(1000, func() { dst = p.Order(dst, 1, 0) }); n >= 1 {
 			t.Errorf("%s: %v allocations", policy, n)
@@ -314,7 +315,7 @@ func TestOrderReusesItsSlice(t *testing.T) {
 }
 
 func BenchmarkOrder(b *testing.B) {
-	for _, policy := range []string{"hash", "hash with weights", "round_robin", "weighted", "priority"} {
+	for _, policy := range []string{"hash", "hash with weights", "round_robin", "weighted", "priority", "least_calls"} {
 		for _, n := range []int{2, 10, 100} {
 			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
 				c := poolOf(policy, n)
@@ -322,6 +323,7 @@ func BenchmarkOrder(b *testing.B) {
 					c = poolOf("hash", n, weights(1, 2))
 				}
 				p := newTestPool(c)
+				withCalls(p, 3, 1, 2)
 				dst := p.Order(nil, 0, 0)
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {

@@ -36,7 +36,11 @@ func (p *Pool) takeOver(old *Pool, now time.Duration) {
 	p.turns = old.turns
 	for _, b := range p.backends {
 		before := old.Backend(b.name)
-		if before != nil && before.address == b.address && old.config.TLS.ServerName == p.config.TLS.ServerName {
+		if before == nil {
+			continue
+		}
+		b.obey(before)
+		if before.address == b.address && old.config.TLS.ServerName == p.config.TLS.ServerName {
 			b.takeOver(before, now)
 		}
 	}

@@ -17,7 +17,7 @@ const (
 // interval ± 10 %. So: call it, wait, send, call it again.
 func (b *Backend) NextProbe(now time.Duration) time.Duration {
 	interval := b.pool.config.Probe.Interval.D()
-	if interval <= 0 || b.wish == Disabled {
+	if interval <= 0 || b.wish() == Disabled {
 		return 0
 	}
 	next := time.Duration(b.live.nextProbe.Load())

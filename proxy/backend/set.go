@@ -29,8 +29,8 @@ type whereabouts struct {
 
 // NewSet makes the pools of a configuration that config has found sound. Of
 // old, which may be nil, it takes over health, targets and counters of every
-// backend whose pool, name, address and TLS name are still the same. old may
-// stay in use.
+// backend whose pool, name, address and TLS name are still the same, and the
+// operator's order for it even at another address. old may stay in use.
 func NewSet(pools map[string]config.Pool, old *Set, now time.Duration) *Set {
 	s := &Set{byName: map[string]*Pool{}, byID: map[uint32]*Backend{}}
 	for _, name := range slices.Sorted(maps.Keys(pools)) {

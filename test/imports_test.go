@@ -17,14 +17,16 @@ const module = "github.com/sipward/sipward"
 var edges = map[string][]string{
 	"timers":            {},
 	"config":            {},
+	"dialog":            {"proxy/wire", "timers"},
 	"proxy/wire":        {},
 	"proxy/transport":   {"proxy/wire", "timers", "config"},
 	"proxy/transaction": {"proxy/wire", "timers"},
 	"proxy/resolve":     {"proxy/wire"},
 	"proxy/backend":     {"proxy/wire", "proxy/resolve", "config", "timers"},
-	"proxy/eventlog":    {"proxy/wire", "config"},
+	"proxy/outfile":     {},
+	"proxy/eventlog":    {"proxy/wire", "proxy/outfile", "config"},
 	"proxy": {
-		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "config", "timers",
+		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "dialog", "config", "timers",
 	},
 	"cmd/sipward":      {"proxy", "config", "proxy/eventlog", "cmd/sipward/demo"},
 	"cmd/sipward/demo": {"proxy", "config", "proxy/eventlog", "test/siptest"},
@@ -37,11 +39,13 @@ var edges = map[string][]string{
 var foreign = map[string][]string{
 	"timers":            {},
 	"config":            {"github.com/knadh/koanf", "go.yaml.in/yaml/v3"},
+	"dialog":            {},
 	"proxy/wire":        {"github.com/emiago/sipgo/sip"},
 	"proxy/transport":   {"golang.org/x/sys"},
 	"proxy/transaction": {"github.com/dchest/siphash"},
 	"proxy/resolve":     {"github.com/miekg/dns"},
 	"proxy/backend":     {},
+	"proxy/outfile":     {},
 	"proxy/eventlog":    {"github.com/rs/zerolog"},
 }
 

@@ -1,5 +1,5 @@
-// Package eventlog writes the log of the edge: one line for each new request, relayed request and reply, and the rare
-// operational lines (start, stop, reload, a backend that goes down).
+// Package eventlog writes the log of the edge: one line for each new request, relayed request, reply and ended call, and the
+// rare operational lines (start, stop, reload, a backend that goes down).
 //
 // There are two shapes of the same events. In the format kamailio a line is what operators of Kamailio and Sipwise
 // installations grep for:
@@ -7,15 +7,17 @@
 //	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: New request on sipward - M=REGISTER R=sip:example.org F=sip:jdoe@example.org T=sip:jdoe@example.org IP=192.0.2.10:5060 (203.0.113.5:5060) ID=364e46@192.0.2.10 UAIP=192.0.2.10 UA='SIP-UA 1.2.3'
 //	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: Relaying request - M=REGISTER R=sip:example.org F=sip:jdoe@example.org T=sip:jdoe@example.org D=pbx1:10.0.0.10:5060 ID=364e46@192.0.2.10
 //	Nov 19 00:35:56 lb1 sipward[812]: NOTICE: sipward: Reply from Inbound - S=200 - OK M=REGISTER IP=10.0.0.10:5060 ID=364e46@192.0.2.10
+//	Nov 19 00:36:58 lb1 sipward[812]: NOTICE: sipward: Call ended - C=bye D=61.204 F=sip:jdoe@example.org T=sip:alice@example.org ID=8f2c11@192.0.2.10
 //
 // In the format json a line is one object with fixed names:
 //
 //	{"time":"2026-11-19T00:35:56.123+01:00","level":"notice","event":"request","method":"REGISTER","ruri":…,"from":…,"to":…,"src":…,"local":…,"call_id":…,"ua_ip":…,"ua":…}
 //	{…,"event":"relay","method":…,"ruri":…,"from":…,"to":…,"backend":…,"dst":…,"call_id":…}
 //	{…,"event":"reply","side":…,"status":200,"reason":…,"method":…,"src":…,"call_id":…}
+//	{…,"event":"call_ended","reason":"bye","duration":61.204,"from":…,"to":…,"call_id":…,"ended_by":"caller","mode":"R"}
 //
 // An operational line is `script: message key=value …` in the one and an object with "message" in the other. Names and
-// order of the fields of the three events are a contract with filters and dashboards.
+// order of the fields of the four events are a contract with filters and dashboards.
 //
 // # Values from the network
 //
@@ -28,14 +30,14 @@
 //
 // # Levels
 //
-// As in Kamailio: error, warning, notice, info, debug, each including those before it. The lines of requests and
-// replies are notice. Lines of level info are the few that tell of start, stop, reload and of backends; they are
+// As in Kamailio: error, warning, notice, info, debug, each including those before it. The lines of requests,
+// replies and ended calls are notice. Lines of level info are the few that tell of start, stop, reload and of backends; they are
 // written at every level, since a log that does not say when the edge started is of no use at level notice, which is
 // the default. Debug lines need level debug, warnings need level warning or lower.
 //
 // # Writing
 //
-// A caller copies its finished line into a buffer under a short lock. A goroutine writes the buffer out 50 ms after
-// its first line, or at once when it is half full; without lines nothing wakes up. When the output is slow and the
-// buffer full, lines are dropped and counted, and one line says how many. So a slow disk never delays a message.
+// Package outfile does it: a caller copies its finished line into a buffer, and a goroutine writes the buffer out 50 ms
+// after its first line, or at once when it is half full. When the output is slow and the buffer full, lines are dropped
+// and counted, and one line says how many. So a slow disk never delays a message.
 package eventlog

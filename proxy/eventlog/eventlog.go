@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/outfile"
 )
 
 // Options are what a log needs besides its configuration.
@@ -31,7 +32,8 @@ type Log struct {
 	script   string
 	ident    string // " host sipward[pid]: "
 	settings atomic.Pointer[settings]
-	writer   *writer
+	stamp    atomic.Pointer[stamp]
+	writer   *outfile.Writer
 	op       zerolog.Logger
 	events   zerolog.Logger // requests and replies in the format json
 
@@ -81,15 +83,6 @@ func Open(c config.Log, o Options) (*Log, error) {
 	if o.PID == 0 {
 		o.PID = os.Getpid()
 	}
-	if o.Stdout == nil {
-		o.Stdout = os.Stdout
-	}
-	if o.Stderr == nil {
-		o.Stderr = os.Stderr
-	}
-	if o.Buffer == 0 {
-		o.Buffer = 1 << 20
-	}
 	s, err := newSettings(c)
 	if err != nil {
 		return nil, err
@@ -99,11 +92,10 @@ func Open(c config.Log, o Options) (*Log, error) {
 		ident:  fmt.Sprintf(" %s sipward[%d]: ", appendToken(nil, []byte(o.Host)), o.PID),
 	}
 	l.settings.Store(s)
-	out, err := openOutput(s.log.Output, o.Stdout, o.Stderr)
+	l.writer, err = outfile.Open(s.log.Output, outfile.Options{Stdout: o.Stdout, Stderr: o.Stderr, Buffer: o.Buffer, Lost: l.droppedLine})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("log output: %w", err)
 	}
-	l.writer = startWriter(out, o, l.droppedLine)
 	l.op = zerolog.New(operational{l})
 	l.events = zerolog.New(l.writer)
 	return l, nil
@@ -154,8 +146,8 @@ func (l *Log) Configure(c config.Log) error {
 		return err
 	}
 	if s.log.Output != l.settings.Load().log.Output {
-		if err := l.writer.redirect(s.log.Output); err != nil {
-			return err
+		if err := l.writer.Redirect(s.log.Output); err != nil {
+			return fmt.Errorf("log output: %w", err)
 		}
 	}
 	l.settings.Store(s)
@@ -167,17 +159,25 @@ func (l *Log) Configure(c config.Log) error {
 func (l *Log) Reopen() error {
 	l.change.Lock()
 	defer l.change.Unlock()
-	return l.writer.redirect(l.settings.Load().log.Output)
+	if err := l.writer.Redirect(l.settings.Load().log.Output); err != nil {
+		return fmt.Errorf("log output: %w", err)
+	}
+	return nil
 }
 
 // Flush waits until all lines so far are written, but not longer than two seconds. It is for stops and crash reports.
-func (l *Log) Flush() { l.writer.flush() }
+func (l *Log) Flush() { l.writer.Flush() }
 
 // Close flushes, ends the goroutine and closes the file. Lines that come later are dropped. It may be called again.
-func (l *Log) Close() error { return l.writer.close() }
+func (l *Log) Close() error {
+	if err := l.writer.Close(); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	return nil
+}
 
 // Dropped counts the lines that were lost because the output was too slow, failed or was closed.
-func (l *Log) Dropped() uint64 { return l.writer.dropped.Load() }
+func (l *Log) Dropped() uint64 { return l.writer.Dropped() }
 
 // Op returns the logger of operational lines. Its fields become key=value in the format kamailio. Log, which has no
 // level in zerolog, writes a notice. A fatal line is flushed before zerolog ends the process.
@@ -206,6 +206,15 @@ type Reply struct {
 	Side                   string // Inbound or Outbound
 }
 
+// End is the end of a call that was answered or not.
+type End struct {
+	Reason           string        // of a closed list; the same as in the call record
+	Duration         time.Duration // since the answer, 0 without one
+	From, To, CallID []byte        // of the INVITE; From and To are the URIs
+	By               string        // caller, callee, edge or none
+	Mode             string        // R, P or N; empty before the answer
+}
+
 // line is a scratch buffer for one line; pooled, for it would escape.
 type line struct{ b []byte }
 
@@ -230,7 +239,7 @@ func (l *Log) Request(r *Request) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := append(p.b[:0], l.script...)
+	b := l.begins(p.b[:0], "NOTICE: ")
 	b = append(b, ": New request on "...)
 	b = append(b, l.script...)
 	b = append(b, " - M="...)
@@ -247,7 +256,7 @@ func (l *Log) Request(r *Request) {
 	b = append(b, " UA='"...)
 	b = appendText(b, r.UA)
 	p.b = append(b, "'\n"...)
-	l.writer.write(l.ident, "NOTICE: ", p.b)
+	_, _ = l.writer.Write(p.b)
 }
 
 // Relay writes the line of a request that is sent on. Nothing of r is kept.
@@ -262,7 +271,7 @@ func (l *Log) Relay(r *Relay) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := append(p.b[:0], l.script...)
+	b := l.begins(p.b[:0], "NOTICE: ")
 	b = append(b, ": Relaying request - M="...)
 	b = appendToken(b, r.Method)
 	b = appendParties(b, r.RURI, r.From, r.To)
@@ -273,7 +282,7 @@ func (l *Log) Relay(r *Relay) {
 	b = append(b, " ID="...)
 	b = appendToken(b, r.CallID)
 	p.b = append(b, '\n')
-	l.writer.write(l.ident, "NOTICE: ", p.b)
+	_, _ = l.writer.Write(p.b)
 }
 
 // Reply writes the line of a response. Nothing of r is kept.
@@ -288,7 +297,7 @@ func (l *Log) Reply(r *Reply) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := append(p.b[:0], l.script...)
+	b := l.begins(p.b[:0], "NOTICE: ")
 	b = append(b, ": Reply from "...)
 	b = appendToken(b, r.Side)
 	b = append(b, " - S="...)
@@ -302,7 +311,60 @@ func (l *Log) Reply(r *Reply) {
 	b = append(b, " ID="...)
 	b = appendToken(b, r.CallID)
 	p.b = append(b, '\n')
-	l.writer.write(l.ident, "NOTICE: ", p.b)
+	_, _ = l.writer.Write(p.b)
+}
+
+// Ended writes the line of a call's end. Nothing of e is kept. It is a notice that the switches of requests and replies
+// do not touch.
+func (l *Log) Ended(e *End) {
+	s := l.settings.Load()
+	if s.level < levelNotice {
+		return
+	}
+	if s.isJSON {
+		l.endedJSON(e)
+		return
+	}
+	p := lines.Get().(*line)
+	defer lines.Put(p)
+	b := l.begins(p.b[:0], "NOTICE: ")
+	b = append(b, ": Call ended - C="...)
+	b = appendToken(b, e.Reason)
+	b = append(b, " D="...)
+	b = appendSeconds(b, e.Duration)
+	b = append(b, " F="...)
+	b = appendToken(b, e.From)
+	b = append(b, " T="...)
+	b = appendToken(b, e.To)
+	b = append(b, " ID="...)
+	b = appendToken(b, e.CallID)
+	p.b = append(b, '\n')
+	_, _ = l.writer.Write(p.b)
+}
+
+// appendSeconds appends a duration in seconds with three decimals.
+func appendSeconds(b []byte, d time.Duration) []byte {
+	return strconv.AppendFloat(b, max(0, d).Truncate(time.Millisecond).Seconds(), 'f', 3, 64)
+}
+
+// stamp is the text of a second; immutable.
+type stamp struct {
+	second int64 // Unix time
+	text   string
+}
+
+// begins appends what each line of the format kamailio begins with: the time, host, process, level and script.
+func (l *Log) begins(b []byte, level string) []byte {
+	now := time.Now()
+	s := l.stamp.Load()
+	if second := now.Unix(); s == nil || s.second != second {
+		s = &stamp{second, now.Format(time.Stamp)}
+		l.stamp.Store(s)
+	}
+	b = append(b, s.text...)
+	b = append(b, l.ident...)
+	b = append(b, level...)
+	return append(b, l.script...)
 }
 
 func appendParties(b, ruri, from, to []byte) []byte {

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/outfile"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -65,6 +66,10 @@ var (
 		Status: 183, Reason: []byte("Session Progress"), Method: []byte("INVITE"), CallID: request.CallID,
 		Src: netip.MustParseAddrPort("10.0.0.10:5060"), Side: "Inbound",
 	}
+	ended = End{
+		Reason: "no_timer_call_duration", Duration: 2*time.Hour + 4*time.Millisecond + 999*time.Microsecond,
+		From: []byte("sip:jdoe@sipwise.local"), To: []byte("sip:alice@sipwise.local"), CallID: request.CallID, By: "edge", Mode: "N",
+	}
 	hostile = []byte("a\r\nNov 19 00:35:56 lb1 sipward[1]: x IP=6.6.6.6 'q' \"d\" \\ \x1b[31m\t\x00\x7f\x80\xff\xc3\xa9 = \\...")
 	long    = bytes.Repeat([]byte("0123456789"), 1000)
 )
@@ -93,6 +98,9 @@ func everything(l *Log) {
 	op.Debug().Msg("not to be seen")
 	op.Info().Str("only", "fields").Send()
 	op.Info().Bytes("hostile", hostile).Str("k=\n e", "v").Msg(string(hostile))
+	l.Ended(&ended)
+	l.Ended(&End{})
+	l.Ended(&End{Reason: string(hostile), Duration: -time.Second, From: hostile, To: long, CallID: hostile, By: "caller", Mode: "R"})
 }
 
 func TestLinesAreAsPromised(t *testing.T) {
@@ -135,7 +143,7 @@ func TestEveryLineReadsBack(t *testing.T) {
 		}
 		got = append(got, p)
 	}
-	if len(got) != 17 {
+	if len(got) != 20 {
 		t.Fatalf("%d lines", len(got))
 	}
 	for _, tc := range []struct {
@@ -167,6 +175,19 @@ func TestEveryLineReadsBack(t *testing.T) {
 		{13, "operational", "panic", `{"a":1}`},
 		{13, "operational", "message", "a=b 'quoted'\n"},
 		{16, "operational", "message", string(hostile)},
+		{17, "ended", "C", "no_timer_call_duration"},
+		{17, "ended", "D", "7200.004"},
+		{17, "ended", "F", "sip:jdoe@sipwise.local"},
+		{17, "ended", "T", "sip:alice@sipwise.local"},
+		{17, "ended", "ID", string(request.CallID)},
+		{18, "ended", "C", ""},
+		{18, "ended", "D", "0.000"},
+		{18, "ended", "ID", ""},
+		{19, "ended", "C", string(hostile)},
+		{19, "ended", "D", "0.000"},
+		{19, "ended", "F", string(hostile)},
+		{19, "ended", "T", string(long[:256]) + `\...`},
+		{19, "ended", "ID", string(hostile)},
 	} {
 		if tc.line == 16 && tc.name == "message" {
 			continue // the encoder in between replaces what is not UTF-8
@@ -197,7 +218,7 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 		}
 		got = append(got, m)
 	}
-	if len(got) != 17 {
+	if len(got) != 20 {
 		t.Fatalf("%d lines", len(got))
 	}
 	valid := strings.ToValidUTF8(string(hostile[:bytes.IndexByte(hostile, 0x80)]), "")
@@ -210,6 +231,9 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 		{0, "ua_ip", "10.10.1.10"}, {0, "cut", nil}, {1, "event", "relay"}, {1, "backend", "pbx1"}, {1, "dst", "[2001:db8::10]:5060"},
 		{2, "event", "reply"}, {2, "status", 183.0}, {2, "side", "Inbound"}, {9, "cut", true}, {9, "ua", string(long[:256])},
 		{10, "reason", strings.Repeat("é", 128)}, {12, "level", "warning"}, {14, "level", "notice"}, {13, "level", "error"},
+		{17, "event", "call_ended"}, {17, "level", "notice"}, {17, "reason", "no_timer_call_duration"}, {17, "duration", 7200.004},
+		{17, "from", "sip:jdoe@sipwise.local"}, {17, "to", "sip:alice@sipwise.local"}, {17, "call_id", string(request.CallID)},
+		{17, "ended_by", "edge"}, {17, "mode", "N"}, {17, "cut", nil}, {18, "duration", 0.0}, {18, "reason", ""}, {19, "cut", true},
 	} {
 		if got[tc.line][tc.name] != tc.want {
 			t.Errorf("line %d: %s = %v", tc.line, tc.name, got[tc.line][tc.name])
@@ -226,19 +250,20 @@ func TestLevelsAndSwitches(t *testing.T) {
 		c    config.Log
 		want string
 	}{
-		{"notice", config.Log{Level: "notice", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE"},
-		{"info", config.Log{Level: "info", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE"},
-		{"debug", config.Log{Level: "debug", Requests: true, Replies: true}, "request relay reply INFO WARNING ERROR NOTICE DEBUG"},
+		{"notice", config.Log{Level: "notice", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE"},
+		{"info", config.Log{Level: "info", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE"},
+		{"debug", config.Log{Level: "debug", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE DEBUG"},
 		{"warning", config.Log{Level: "warning", Requests: true, Replies: true}, "INFO WARNING ERROR"},
 		{"error", config.Log{Level: "error", Requests: true, Replies: true}, "INFO ERROR"},
-		{"requests off", config.Log{Replies: true}, "reply INFO WARNING ERROR NOTICE"},
-		{"replies off", config.Log{Requests: true}, "request relay INFO WARNING ERROR NOTICE"},
+		{"requests off", config.Log{Replies: true}, "reply ended INFO WARNING ERROR NOTICE"},
+		{"replies off", config.Log{Requests: true}, "request relay ended INFO WARNING ERROR NOTICE"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l, closed := open(t, tc.c)
 			l.Request(&request)
 			l.Relay(&relay)
 			l.Reply(&reply)
+			l.Ended(&ended)
 			l.Op().Info().Msg("start")
 			l.Op().Warn().Msg("w")
 			l.Op().Error().Msg("e")
@@ -292,7 +317,7 @@ func TestSettingsChangeWhileRunning(t *testing.T) {
 	if err != nil || bytes.Count(data, []byte(`"event":"reply"`)) != 2 {
 		t.Errorf("file got %q %v", data, err)
 	}
-	if err := l.Configure(defaults()); !errors.Is(err, errClosed) {
+	if err := l.Configure(defaults()); !errors.Is(err, outfile.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	for _, bad := range []config.Log{{Format: "xml"}, {Level: "x"}, {Output: t.TempDir()}} {
@@ -332,8 +357,9 @@ func FuzzALineIsOneLineAndReadsBack(f *testing.F) {
 		l.Relay(&Relay{Method: token, RURI: token, From: token, To: token, CallID: token, Backend: "pbx1"})
 		l.Reply(&Reply{Status: 1, Reason: phrase, Method: token, CallID: token})
 		l.Op().Info().Bytes("value", text).Msg(string(phrase))
+		l.Ended(&End{Reason: "bye", From: token, To: token, CallID: token})
 		lines := strings.Split(strings.TrimSuffix(closed(), "\n"), "\n")
-		if len(lines) != 4 {
+		if len(lines) != 5 {
 			t.Fatalf("%d lines", len(lines))
 		}
 		shown := func(v []byte) string {
@@ -347,12 +373,13 @@ func FuzzALineIsOneLineAndReadsBack(f *testing.F) {
 			{"M": shown(token), "R": shown(token), "F": shown(token), "T": shown(token), "ID": shown(token)},
 			{"M": shown(token), "ID": shown(token), "reason": shown(phrase), "S": "1"},
 			{},
+			{"C": "bye", "D": "0.000", "F": shown(token), "T": shown(token), "ID": shown(token)},
 		} {
 			p, err := parse(lines[i])
 			if err != nil {
 				t.Fatal(err)
 			}
-			if event := []string{"request", "relay", "reply", "operational"}[i]; p.event != event {
+			if event := []string{"request", "relay", "reply", "operational", "ended"}[i]; p.event != event {
 				t.Errorf("%q is %s, not %s", lines[i], p.event, event)
 			}
 			for name, value := range want {

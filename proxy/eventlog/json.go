@@ -96,3 +96,16 @@ func (l *Log) replyJSON(r *Reply) {
 	o.bytes("call_id", r.CallID)
 	o.end()
 }
+
+func (l *Log) endedJSON(e *End) {
+	var text [32]byte
+	o := l.begin("call_ended")
+	o.e.Str("reason", e.Reason)
+	o.e.RawJSON("duration", appendSeconds(text[:0], e.Duration))
+	o.bytes("from", e.From)
+	o.bytes("to", e.To)
+	o.bytes("call_id", e.CallID)
+	o.e.Str("ended_by", e.By)
+	o.e.Str("mode", e.Mode)
+	o.end()
+}

@@ -30,9 +30,9 @@ func (o operational) WriteLevel(zl zerolog.Level, p []byte) (int, error) {
 		return len(p), nil
 	}
 	if s.isJSON {
-		o.l.writer.write("", "", object(p, zl))
+		_, _ = o.l.writer.Write(object(p, zl))
 	} else {
-		o.l.writer.write(o.l.ident, name, o.l.text(p))
+		_, _ = o.l.writer.Write(o.l.text(name, p))
 	}
 	if zl == zerolog.FatalLevel || zl == zerolog.PanicLevel {
 		o.l.Flush() // zerolog ends the process next
@@ -74,8 +74,8 @@ func object(p []byte, zl zerolog.Level) []byte {
 	return append(append(b, `",`...), rest...)
 }
 
-// text turns zerolog's object into `script: message key=value …`, fields in their order.
-func (l *Log) text(p []byte) []byte {
+// text turns zerolog's object into `script: message key=value …` after a prefix, fields in their order.
+func (l *Log) text(level string, p []byte) []byte {
 	var text string
 	var fields []byte
 	d := json.NewDecoder(bytes.NewReader(p))
@@ -103,7 +103,7 @@ func (l *Log) text(p []byte) []byte {
 			fields = appendField(fields, name, plain)
 		}
 	}
-	b := append([]byte(l.script), ": "...)
+	b := append(l.begins(nil, level), ": "...)
 	b = appendEscaped(b, text, message, maxMessage)
 	if err != nil {
 		fields = appendField(fields, "log_error", err.Error())

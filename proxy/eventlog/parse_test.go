@@ -13,6 +13,7 @@ var (
 	requestPattern = regexp.MustCompile(`^New request on (\S+) - M=(\S+) R=(\S+) F=(\S+) T=(\S+) IP=(\S+) \((\S+)\) ID=(\S+) UAIP=(\S+) UA='([^']*(?:\\'[^']*)*)'$`)
 	relayPattern   = regexp.MustCompile(`^Relaying request - M=(\S+) R=(\S+) F=(\S+) T=(\S+) D=(\S+) ID=(\S+)$`)
 	replyPattern   = regexp.MustCompile(`^Reply from (\S+) - S=(-?\d+) - ([^=]*) M=(\S+) IP=(\S+) ID=(\S+)$`)
+	endedPattern   = regexp.MustCompile(`^Call ended - C=(\S+) D=(\d+\.\d{3}) F=(\S+) T=(\S+) ID=(\S+)$`)
 	fieldPattern   = regexp.MustCompile(` ([^ =]+)=('(?:[^'\\]|\\.)*'|[^ ]+)`)
 )
 
@@ -39,6 +40,8 @@ func parse(line string) (parsed, error) {
 		p.event, names, values = "relay", []string{"M", "R", "F", "T", "D", "ID"}, relayPattern.FindStringSubmatch(m[6])[1:]
 	case replyPattern.MatchString(m[6]):
 		p.event, names, values = "reply", []string{"side", "S", "reason", "M", "IP", "ID"}, replyPattern.FindStringSubmatch(m[6])[1:]
+	case endedPattern.MatchString(m[6]):
+		p.event, names, values = "ended", []string{"C", "D", "F", "T", "ID"}, endedPattern.FindStringSubmatch(m[6])[1:]
 	default:
 		p.event = "operational"
 		text := m[6]

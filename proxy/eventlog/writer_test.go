@@ -12,6 +12,12 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/outfile"
+)
+
+const (
+	tick      = 50 * time.Millisecond // as the package's doc promises
+	flushWait = 2 * time.Second       // likewise
 )
 
 // gate is an output that waits for permission before every write, and counts.
@@ -210,7 +216,7 @@ func TestCloseWritesWhatWaitsAndMayBeRepeated(t *testing.T) {
 	if l.Dropped() != 1 {
 		t.Error("a line after Close was not counted")
 	}
-	if err := l.Reopen(); !errors.Is(err, errClosed) {
+	if err := l.Reopen(); !errors.Is(err, outfile.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -318,6 +324,7 @@ func TestLinesCostNoGarbage(t *testing.T) {
 			"request": func() { r := request; l.Request(&r) },
 			"relay":   func() { r := relay; l.Relay(&r) },
 			"reply":   func() { r := reply; l.Reply(&r) },
+			"ended":   func() { e := ended; l.Ended(&e) },
 		} {
 			if n := testing.AllocsPerRun(200, f); n != 0 {
 				t.Errorf("%s %s: %v allocations", name, event, n)
@@ -336,6 +343,7 @@ func BenchmarkLine(b *testing.B) {
 			{"request", func(l *Log) { r := request; l.Request(&r) }},
 			{"relay", func(l *Log) { r := relay; l.Relay(&r) }},
 			{"reply", func(l *Log) { r := reply; l.Reply(&r) }},
+			{"ended", func(l *Log) { e := ended; l.Ended(&e) }},
 		}
 		for _, event := range events {
 			b.Run(format.Format+"/"+event.name, func(b *testing.B) {

@@ -195,7 +195,7 @@ func (l *loader) checkTimers(t Timers, tr Transaction) {
 	}
 	if t.SessionTTL > 0 {
 		if t.SessionUpdateSegment == 1 {
-			l.warnf("timers.session_update_segment", "with 1 segment each probe comes shortly before the end, with hardly time for retries: 2 or more are better")
+			l.warnf("timers.session_update_segment", "with 1 segment a probe goes out just before the end: 2 or more leave time for retries")
 		}
 		if t.NoTimerCallDuration > 0 && t.NoTimerCallDuration < 3*t.SessionTTL {
 			l.warnf("timers.no_timer_call_duration", "%s s is below 3*session_ttl (%s s): short for calls that nobody can probe", t.NoTimerCallDuration, 3*t.SessionTTL)
@@ -220,7 +220,7 @@ func (l *loader) checkEarlyHangup(t Timers) {
 	if t.SessionTimeoutEarlyHangup == 0 {
 		return
 	}
-	most, spared := t.SessionTTL-t.ProbeInterval(), ""
+	most, spared := t.SessionTTL-t.segment(), ""
 	if !l.lab {
 		most, spared = most-40*second, " and 40 s for retries"
 	}

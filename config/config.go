@@ -64,7 +64,7 @@ type Log struct {
 
 // CDR says where call records go and in which shape.
 type CDR struct {
-	Output string `yaml:"output" doc:"none, stdout or a file path. A file is opened anew on SIGHUP."`
+	Output string `yaml:"output" doc:"Where call records go: none, stdout or a file path. A file is opened anew on SIGHUP."`
 	Format string `yaml:"format" doc:"Shape of a record: a JSON object or a CSV row, on one line, always the same fields in the same order." one:"json|csv"`
 }
 
@@ -131,8 +131,8 @@ type Match struct {
 type Timers struct {
 	SessionTTL                Duration `yaml:"session_ttl" doc:"A call with a session timer ends when this time has passed without proof that both ends live. Written into Session-Expires as whole seconds, rounded up." min:"0.001" safe:"90" max:"86400" zero:"no probing"`
 	SessionUpdateSegment      int      `yaml:"session_update_segment" doc:"Parts of session_ttl: after each of them both legs are probed, unless an endpoint refreshed the session." min:"1" max:"20"`
-	SessionTimeoutEarlyHangup Duration `yaml:"session_timeout_early_hangup" doc:"Hang up this long before session_ttl is over; at most session_ttl less one segment and 40 s for retries." min:"0.001" max:"86400" zero:"not before"`
-	NoTimerCallDuration       Duration `yaml:"no_timer_call_duration" doc:"Longest call where neither side supports session timers; it is never probed." min:"0.001" safe:"60" max:"604800" zero:"no limit"`
+	SessionTimeoutEarlyHangup Duration `yaml:"session_timeout_early_hangup" doc:"Hang up this long before session_ttl is over; at most session_ttl less one segment and 40 s for retries." min:"0.001" max:"86400" zero:"none"`
+	NoTimerCallDuration       Duration `yaml:"no_timer_call_duration" doc:"Longest call where neither side supports session timers, which is never probed, or where no probe is possible." min:"0.001" safe:"60" max:"604800" zero:"no limit"`
 	MaxCallDuration           Duration `yaml:"max_call_duration" doc:"Longest call of all, from the answer." min:"0.001" safe:"60" max:"604800" zero:"no limit"`
 	MinSE                     Duration `yaml:"min_se" doc:"Shortest Session-Expires that is accepted. Written into Min-SE as whole seconds, rounded up." min:"0.001" safe:"90" max:"86400"`
 	InsertSE                  string   `yaml:"insert_se" doc:"Whether an INVITE without Session-Expires gets one: never, when the caller supports timers, or always (a caller without timers then cannot mend a 422)." one:"never|if_uac_supports|always"`
@@ -141,7 +141,7 @@ type Timers struct {
 	ProbeMethods              []string `yaml:"probe_methods" doc:"Requests to probe a leg with, in this order; one that a leg refuses is not tried there again. update has no body, reinvite repeats the SDP that the leg saw last, options does not refresh, options_stale uses an old CSeq and leaves all numbers as they are." one:"update|reinvite|options|options_stale"`
 	Alive                     string   `yaml:"alive" doc:"What proves that a leg lives. uas_response: any answer that shows the dialog exists; 2xx_only: nothing but 2xx, as VOS3000 has it." one:"uas_response|2xx_only"`
 	ProbeLegs                 string   `yaml:"probe_legs" doc:"Legs that are probed: both, a (the caller's) or b (the callee's)." one:"both|a|b"`
-	ProbeJitter               int      `yaml:"probe_jitter" doc:"Random part of the time between two probes, in both directions." unit:"percent" min:"0" max:"50"`
+	ProbeJitter               int      `yaml:"probe_jitter" doc:"Random part of the time between two probes, added or taken off." unit:"percent" min:"0" max:"50"`
 	ProbeRateMax              int      `yaml:"probe_rate_max" doc:"Probes of all calls together. Those that come later for it are no reason to end a call." unit:"per second" min:"1" max:"1000000"`
 	OnSEExpiry                string   `yaml:"on_se_expiry" doc:"What happens 5 s after Session-Expires ran out without a refresh. probe: both legs are asked; drop_state: the call is forgotten without BYE, as RFC 4028 8.3 has it; bye: the call ends." one:"probe|drop_state|bye"`
 	On408                     string   `yaml:"on_408" doc:"A probe without answer or with 408. retry: again until session_ttl is over; end: the call ends at once." one:"retry|end"`
@@ -149,13 +149,25 @@ type Timers struct {
 	NoInjectIfIdentity4474    bool     `yaml:"no_inject_if_identity4474" doc:"Never probe calls with an Identity header field of RFC 4474, which signs the CSeq."`
 	MaxRingDuration           Duration `yaml:"max_ring_duration" doc:"Longest time from INVITE to answer, provisional responses or not." min:"0.001" safe:"30" max:"3600" zero:"transaction.timer_c alone"`
 	AckTimeout                Duration `yaml:"ack_timeout" doc:"Time from the answer after which a call without ACK is probed and, if dead, ended; at least 64*transaction.t1." min:"0.001" safe:"32" max:"3600" zero:"64*transaction.t1 + 5 s"`
-	MaxEarlyPerInvite         int      `yaml:"max_early_per_invite" doc:"Branches of a forked INVITE that are kept apart; responses of further ones pass without a record." min:"1" max:"64"`
+	MaxEarlyPerInvite         int      `yaml:"max_early_per_invite" doc:"Early dialogs that are kept for one INVITE." min:"1" max:"64"`
 }
 
-// ProbeInterval is the time between two probes of a leg that answers, before jitter; 0 means that nothing is probed.
-func (t Timers) ProbeInterval() Duration {
-	return t.SessionTTL / Duration(max(t.SessionUpdateSegment, 1))
+// ProbeInterval is the time from a proof of life to the next probe, before jitter; 0 means that nothing is probed. Where
+// a whole segment would end on the deadline, the probe goes out two transactions (128*T1) before it, or after a quarter
+// of the time. The package timers goes by the same rule.
+func (t Timers) ProbeInterval(t1 Duration) Duration {
+	if t.SessionTTL == 0 {
+		return 0
+	}
+	life := t.SessionTTL - t.SessionTimeoutEarlyHangup
+	if i := t.segment(); i < life {
+		return i
+	}
+	return max(life-128*t1, life/4)
 }
+
+// segment is one part of the session's life.
+func (t Timers) segment() Duration { return t.SessionTTL / Duration(max(t.SessionUpdateSegment, 1)) }
 
 // AckWait is the time after which the ACK of an answer is missing.
 func (t Timers) AckWait(t1 Duration) Duration {

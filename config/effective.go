@@ -57,7 +57,7 @@ func timerRows(c *Config) []Row {
 	rows := appendRows(nil, reflect.ValueOf(t), "timers")
 	for i := range rows {
 		if rows[i].Key == "timers.session_update_segment" && t.SessionTTL > 0 {
-			rows[i].Value += fmt.Sprintf(" (%s s each)", t.ProbeInterval())
+			rows[i].Value += fmt.Sprintf(" (a probe after %s s)", t.ProbeInterval(c.Transaction.T1))
 		}
 	}
 	return rows

@@ -463,12 +463,14 @@ func TestTimesThatFollowFromOthers(t *testing.T) {
 		{"defaults", func(*Timers) {}, 300 * second, 37 * second},
 		{"no probing", func(t *Timers) { t.SessionTTL = 0 }, 0, 37 * second},
 		{"fractions", func(t *Timers) { t.SessionTTL, t.SessionUpdateSegment = 3*second/2, 3 }, second / 2, 37 * second},
+		{"one segment", func(t *Timers) { t.SessionUpdateSegment = 1 }, 536 * second, 37 * second},
+		{"one short segment", func(t *Timers) { t.SessionTTL, t.SessionUpdateSegment = 8*second, 1 }, 2 * second, 37 * second},
 		{"ACK time-out of its own", func(t *Timers) { t.AckTimeout = 40 * second }, 300 * second, 40 * second},
 		{"the zero value", func(t *Timers) { *t = Timers{} }, 0, 37 * second},
 	} {
 		c := Default()
 		tc.change(&c.Timers)
-		if interval, ack := c.Timers.ProbeInterval(), c.Timers.AckWait(c.Transaction.T1); interval != tc.interval || ack != tc.ack {
+		if interval, ack := c.Timers.ProbeInterval(c.Transaction.T1), c.Timers.AckWait(c.Transaction.T1); interval != tc.interval || ack != tc.ack {
 			t.Errorf("%s: got %s %s", tc.name, interval, ack)
 		}
 	}

@@ -20,10 +20,12 @@ var shown = []string{
 	"listen", "advertise", "stop_timeout",
 	"pools.<name>.policy", "pools.<name>.probe.interval", "pools.<name>.probe.timeout", "pools.<name>.probe.down_after",
 	"pools.<name>.probe.up_after", "pools.<name>.failover_codes", "pools.<name>.slow_start",
+	"timers.session_ttl", "timers.session_update_segment", "timers.no_timer_call_duration", "timers.max_call_duration",
+	"timers.max_ring_duration",
 	"transaction.invite_failover", "transaction.request_failover", "transaction.timer_b", "transaction.timer_c",
-	"limits.max_transactions", "limits.max_connections", "limits.max_connections_per_source", "limits.max_message",
+	"limits.max_transactions", "limits.max_dialogs", "limits.max_connections", "limits.max_connections_per_source", "limits.max_message",
 	"limits.handshake_timeout", "limits.message_timeout", "limits.idle_timeout", "limits.receive_buffer", "limits.queue_delay",
-	"log.format", "log.level",
+	"log.format", "log.level", "cdr.output", "admin.socket",
 }
 
 // TestReadmeDefaults: the table says what the code does.

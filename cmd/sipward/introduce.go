@@ -25,6 +25,9 @@ func (s *session) introduce(warnings config.Problems) bool {
 	listening(op, s.edge.Listeners())
 	trusts(op, s.config)
 	protections(op, s.config)
+	callLimits(op, s.config)
+	balancing(op, s.config)
+	outputs(op, s.config)
 	impossible(op, s.config)
 	s.log.Flush()
 	probes, goOn := s.firstProbes()
@@ -72,15 +75,29 @@ func trusts(op *zerolog.Logger, c *config.Config) {
 // protections shows what is on, with the numbers in force and the keys that set them.
 func protections(op *zerolog.Logger, c *config.Config) {
 	l, t := c.Limits, c.Transaction
-	delay := "off"
-	if l.QueueDelay > 0 {
-		delay = l.QueueDelay.D().String()
-	}
-	op.Info().Str("queue_delay", delay).Int("max_message", l.MaxMessage).Str("message_timeout", l.MessageTimeout.D().String()).
+	op.Info().Str("queue_delay", orOff(l.QueueDelay)).Int("max_message", l.MaxMessage).Str("message_timeout", l.MessageTimeout.D().String()).
 		Str("idle_timeout", l.IdleTimeout.D().String()).Int("max_connections_per_source", l.MaxConnectionsPerSource).
 		Msg("protections: malformed messages, loops and forged responses are refused; bans and authentication are left to the PBX")
-	op.Info().Int("max_transactions", l.MaxTransactions).Int("max_connections", l.MaxConnections).Int("write_queue", l.WriteQueue).
-		Str("timer_b", t.TimerB.D().String()).Str("timer_c", t.TimerC.D().String()).Msg("limits")
+	op.Info().Int("max_transactions", l.MaxTransactions).Int("max_dialogs", l.MaxDialogs).Int("max_connections", l.MaxConnections).
+		Int("write_queue", l.WriteQueue).Str("timer_b", t.TimerB.D().String()).Str("timer_c", t.TimerC.D().String()).Msg("limits")
+}
+
+// callLimits shows how every call comes to its end.
+func callLimits(op *zerolog.Logger, c *config.Config) {
+	t := c.Timers
+	e := op.Info().Str("session_ttl", orOff(t.SessionTTL))
+	if t.SessionTTL > 0 {
+		e = e.Str("probe_after", t.ProbeInterval(c.Transaction.T1).D().String()).Str("probe_legs", t.ProbeLegs).
+			Str("hang_up_after", (t.SessionTTL - t.SessionTimeoutEarlyHangup).D().String())
+	}
+	e.Str("no_timer_call_duration", orOff(t.NoTimerCallDuration)).Str("max_call_duration", orOff(t.MaxCallDuration)).
+		Str("max_ring_duration", orOff(t.MaxRingDuration)).Str("ack_timeout", t.AckWait(c.Transaction.T1).D().String()).
+		Str("min_se", t.MinSE.D().String()).Msg("limits of every call")
+}
+
+// balancing shows how each pool chooses, and the limits of its members.
+func balancing(op *zerolog.Logger, c *config.Config) {
+	t := c.Transaction
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
 		p := c.Pools[name]
 		e := op.Info().Str("pool", name).Str("policy", p.Policy).Int("backends", len(p.Backends)).
@@ -91,11 +108,35 @@ func protections(op *zerolog.Logger, c *config.Config) {
 		} else {
 			e = e.Str("probe_interval", "off")
 		}
-		if n := totalCPS(p); n != "" {
+		if n := perBackend(p, func(b config.Backend) int { return b.MaxCPS }); n != "" {
 			e = e.Str("max_cps", n)
+		}
+		if n := perBackend(p, func(b config.Backend) int { return b.MaxCalls }); n != "" {
+			e = e.Str("max_calls", n)
 		}
 		e.Msg("pool")
 	}
+}
+
+// outputs shows where call records go and where the edge can be asked.
+func outputs(op *zerolog.Logger, c *config.Config) {
+	e := op.Info().Str("output", c.CDR.Output)
+	if c.CDR.Output != "none" {
+		e = e.Str("format", c.CDR.Format)
+	}
+	e.Msg("call records")
+	socket := c.Admin.Socket
+	if socket == "" {
+		socket = "off"
+	}
+	op.Info().Str("socket", socket).Msg("administration")
+}
+
+func orOff(d config.Duration) string {
+	if d == 0 {
+		return "off"
+	}
+	return d.D().String()
 }
 
 func orElse(d, or config.Duration) string {
@@ -105,12 +146,12 @@ func orElse(d, or config.Duration) string {
 	return d.D().String()
 }
 
-// totalCPS lists the rate limits of a pool's members.
-func totalCPS(p config.Pool) string {
+// perBackend lists one limit of a pool's members, those that have none left out.
+func perBackend(p config.Pool, limit func(config.Backend) int) string {
 	var limits []string
 	for _, b := range p.Backends {
-		if b.MaxCPS > 0 {
-			limits = append(limits, fmt.Sprintf("%s:%d", b.Name, b.MaxCPS))
+		if n := limit(b); n > 0 {
+			limits = append(limits, fmt.Sprintf("%s:%d", b.Name, n))
 		}
 	}
 	return strings.Join(limits, ",")

@@ -117,8 +117,10 @@ const soundFile = `listen:
 pools:
   pbx:
     backends:
-      - { name: pbx1, address: "sip:10.0.0.10:5060", max_cps: 50 }
+      - { name: pbx1, address: "sip:10.0.0.10:5060", max_cps: 50, max_calls: 200 }
       - { name: pbx2, address: "sip:10.0.0.11;transport=tcp", state: drain }
+timers: { session_ttl: 900, session_update_segment: 3, max_call_duration: 4h }
+cdr: { output: stdout }
 `
 
 const faultyFile = `listen: [udp:127.0.0.1:70000]
@@ -128,6 +130,8 @@ pools:
     policy: hsah
     backends:
       - { name: a, adress: "sip:10.0.0.1" }
+timers: { session_tll: 900, session_update_segment: 0, no_timer_call_duration: 5, alive: 2xx }
+cdr: { output: none, formt: csv }
 `
 
 func TestCheck(t *testing.T) {
@@ -296,7 +300,7 @@ func TestStartLines(t *testing.T) {
 			edge := siptest.StartProxy(t, "--to", pbx.Addr().String(), "--to", "127.0.0.9:9", "--listen", listen,
 				"--set", "advertise=192.0.2.1", "--set", "log.format="+format)
 			lines := edge.Lines()
-			wants := []string{listen, "192.0.2.1:", "trusted", "protections", "limits", "policy", "pbx1: answers 200", "pbx2: no answer", "ready"}
+			wants := []string{listen, "192.0.2.1:", "trusted", "protections", "limits", "limits of every call", "policy", "call records", "administration", "pbx1: answers 200", "pbx2: no answer", "ready"}
 			at := 0
 			for _, want := range wants {
 				for at < len(lines) && !strings.Contains(lines[at], want) {

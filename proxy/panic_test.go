@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,19 +12,19 @@ import (
 )
 
 // broken runs f, which is to panic inside of the edge, with the snapshot of a
-// context taken away: every step of a machine then panics under the context's lock.
-func (l *lab) broken(c *responseContext, f func()) {
-	c.mu.Lock()
-	snap := c.snap
-	c.snap = nil
-	c.mu.Unlock()
+// transaction taken away: every step of a machine then panics under its lock.
+func (l *lab) broken(mu *sync.Mutex, snap **snapshot, f func()) {
+	mu.Lock()
+	whole := *snap
+	*snap = nil
+	mu.Unlock()
 	f()
 	synctest.Wait()
-	if !c.mu.TryLock() {
-		l.Fatal("the lock of the context is held after the panic")
+	if !mu.TryLock() {
+		l.Fatal("the lock of the transaction is held after the panic")
 	}
-	c.snap = snap
-	c.mu.Unlock()
+	*snap = whole
+	mu.Unlock()
 }
 
 func TestPanicInAHandlerCostsOneMessage(t *testing.T) {
@@ -99,7 +100,8 @@ func TestPanicInAResponse(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		inv := l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { l.pbx[0].answers(inv, 180, "b") })
+		c := l.context()
+		l.broken(&c.mu, &c.snap, func() { l.pbx[0].answers(inv, 180, "b") })
 		if n := l.e.Counters().Panics; n != 1 {
 			t.Fatalf("%d panics", n)
 		}
@@ -119,7 +121,8 @@ func TestPanicInATimer(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { pass(521 * time.Millisecond) }) // timer A
+		c := l.context()
+		l.broken(&c.mu, &c.snap, func() { pass(521 * time.Millisecond) }) // timer A
 		if n := l.e.Counters(); n.Panics == 0 || n.Transactions != 1 {
 			t.Fatalf("%+v", n)
 		}
@@ -136,7 +139,8 @@ func TestPanicInEveryTimer(t *testing.T) {
 		l.phone.call().sends("INVITE")
 		l.phone.get("100 INVITE")
 		l.pbx[0].get("INVITE")
-		l.broken(l.context(), func() { pass(5 * time.Second) })
+		c := l.context()
+		l.broken(&c.mu, &c.snap, func() { pass(5 * time.Second) })
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 || n.Panics != maxPanics+1 {
 			t.Errorf("left over: %+v", n)
 		}

@@ -83,7 +83,7 @@ func classOf(status int) Class {
 		return ClassOverlap
 	case 422: // RFC 4028 6
 		return ClassTooSmall
-	case 405, 501: // RFC 3261 8.2.1
+	case 405, 501: // RFC 3261 8.2.1 and 21.5.2
 		return ClassRefusedMethod
 	case 400, 403, 406, 415, 420, 488, 493, 606: // RFC 3261 14.1: no change of the session
 		return ClassRefusedSession

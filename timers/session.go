@@ -170,26 +170,22 @@ func (p *Policy) Interval() time.Duration {
 			return max(i, minTick)
 		}
 	}
-	return max(life-2*transactionT1s*p.T1, life/4, minTick)
+	return max(p.latest(), life/4, minTick)
 }
 
 // NextProbe is the time of the probe that follows a proof of life at from: the
 // interval later, moved by as much as Jitter says, so that calls which began
-// together are not probed together. draw is a random number from 0 to 1. A
-// wide jitter does not move the probe to where only one attempt is left.
-// Without probing it is [Never].
+// together are not probed together. draw is a random number from 0 to 1. The
+// jitter only moves a probe later while two transactions still fit before the
+// deadline. Without probing it is [Never].
 func (p *Policy) NextProbe(from time.Duration, draw float64) time.Duration {
 	i := p.Interval()
 	if i == 0 {
 		return Never
 	}
-	latest := p.life() - p.attempt()
-	if !p.hasRoom(i) {
-		latest = i + (p.life()-i)/2
-	}
 	spread := time.Duration(p.Jitter * float64(i))
 	lo := i - spread
-	hi := max(lo, min(i+spread, latest))
+	hi := min(i+spread, max(i, p.latest()))
 	return from + lo + time.Duration(draw*float64(hi-lo))
 }
 
@@ -226,6 +222,10 @@ func (p *Policy) Retry(n int, now, deadline time.Duration) (at time.Duration, ok
 
 // life is the time from a proof of life to the deadline of the next.
 func (p *Policy) life() time.Duration { return p.TTL - p.EarlyHangup }
+
+// latest is how long after a proof of life two transactions, 64 s, still fit
+// before the deadline. It may be negative.
+func (p *Policy) latest() time.Duration { return p.life() - 2*transactionT1s*p.T1 }
 
 // attempt is the time a probe may need until it is known to be unanswered.
 func (p *Policy) attempt() time.Duration {

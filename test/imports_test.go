@@ -28,7 +28,8 @@ var edges = map[string][]string{
 	"proxy": {
 		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "dialog", "config", "timers",
 	},
-	"cmd/sipward":      {"proxy", "config", "proxy/eventlog", "cmd/sipward/demo"},
+	"admin":            {"proxy"},
+	"cmd/sipward":      {"admin", "proxy", "config", "proxy/eventlog", "cmd/sipward/demo"},
 	"cmd/sipward/demo": {"proxy", "config", "proxy/eventlog", "test/siptest"},
 	"test/siptest":     {},
 	"test/e2e":         {"test/siptest"},

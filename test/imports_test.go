@@ -25,8 +25,10 @@ var edges = map[string][]string{
 	"proxy/backend":     {"proxy/wire", "proxy/resolve", "config", "timers"},
 	"proxy/outfile":     {},
 	"proxy/eventlog":    {"proxy/wire", "proxy/outfile", "config"},
+	"proxy/cdr":         {"proxy/outfile", "config"},
 	"proxy": {
-		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "dialog", "config", "timers",
+		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "proxy/cdr", "dialog",
+		"config", "timers",
 	},
 	"admin":            {"proxy"},
 	"cmd/sipward":      {"admin", "proxy", "config", "proxy/eventlog", "cmd/sipward/demo"},
@@ -48,6 +50,7 @@ var foreign = map[string][]string{
 	"proxy/backend":     {},
 	"proxy/outfile":     {},
 	"proxy/eventlog":    {"github.com/rs/zerolog"},
+	"proxy/cdr":         {},
 }
 
 // TestImportEdges: imports run one way only.

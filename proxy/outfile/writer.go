@@ -42,7 +42,8 @@ type Options struct {
 	OnProblem func(error)
 }
 
-// Writer is a bounded buffer and the goroutine that empties it. The goroutine runs from Open to Close.
+// Writer is a bounded buffer and the goroutine that empties it. The goroutine runs from Open to Close. The nil Writer has
+// no output: it takes lines and does nothing with them.
 type Writer struct {
 	options Options
 	dropped atomic.Uint64
@@ -95,6 +96,9 @@ func Open(name string, o Options) (*Writer, error) {
 // Write takes one finished line. It does not wait for the output and never fails; a line that finds no room is counted
 // as dropped.
 func (w *Writer) Write(line []byte) (int, error) {
+	if w == nil {
+		return len(line), nil
+	}
 	w.mu.Lock()
 	before := len(w.active)
 	if w.closed || before+len(line) > cap(w.active) {
@@ -121,6 +125,9 @@ func (w *Writer) Write(line []byte) (int, error) {
 // Redirect opens an output and uses it from the next write on, for lines that wait too. A write under way ends on the
 // old one, which the goroutine then closes. With an error the old one stays in use.
 func (w *Writer) Redirect(name string) error {
+	if w == nil {
+		return nil
+	}
 	out, err := w.options.open(name)
 	if err != nil {
 		return err
@@ -149,6 +156,9 @@ func (w *Writer) wake() {
 
 // Flush waits until all lines so far are written or refused, but not longer than two seconds.
 func (w *Writer) Flush() {
+	if w == nil {
+		return
+	}
 	flushed := make(chan struct{})
 	t := time.NewTimer(flushWait)
 	defer t.Stop()
@@ -167,6 +177,9 @@ func (w *Writer) Flush() {
 
 // Close flushes, ends the goroutine and closes the file. Lines that come later are dropped. It may be called again.
 func (w *Writer) Close() error {
+	if w == nil {
+		return nil
+	}
 	w.mu.Lock()
 	repeated := w.closed
 	w.closed = true
@@ -190,7 +203,12 @@ func (w *Writer) Close() error {
 }
 
 // Dropped counts the lines that were lost because the output was too slow, failed or was closed.
-func (w *Writer) Dropped() uint64 { return w.dropped.Load() }
+func (w *Writer) Dropped() uint64 {
+	if w == nil {
+		return 0
+	}
+	return w.dropped.Load()
+}
 
 // run writes the buffer out when it is time.
 func (w *Writer) run() {

@@ -288,6 +288,15 @@ func TestNothingIsTakenAfterClose(t *testing.T) {
 	}
 }
 
+func TestTheNilWriterDoesNothing(t *testing.T) {
+	var w *Writer
+	write(w, "abc")
+	w.Flush()
+	if err := errors.Join(w.Redirect("stdout"), w.Close()); err != nil || w.Dropped() != 0 {
+		t.Errorf("%v, %d dropped", err, w.Dropped())
+	}
+}
+
 func TestAFileBeginsWithItsHeadAndEachLineOnItsOwn(t *testing.T) {
 	for _, tc := range []struct{ name, before, want string }{
 		{"empty", "", "head\nline\n"},

@@ -41,11 +41,11 @@ func (l *lab) ownOn(f transport.Flow) *ownRun {
 }
 
 func (r *ownRun) result(w *scratch, status int, failed bool, now time.Duration) {
-	if !r.ownRequest.mu.TryLock() {
-		r.lab.Error("the result is told under the lock")
-	} else {
-		r.ownRequest.mu.Unlock()
+	r.ownRequest.mu.Lock() // it would hang if the lock were held
+	if !r.ownRequest.told {
+		r.lab.Error("a result is told that was not noted")
 	}
+	r.ownRequest.mu.Unlock()
 	what := fmt.Sprint(status)
 	if failed {
 		what = "failed"
@@ -643,6 +643,17 @@ func (r *ownRun) came(told chan struct{}, want string) {
 	}
 }
 
+// leftNothingOpen is atRest while connections come and go.
+func (l *lab) leftNothingOpen() {
+	l.Helper()
+	l.e.onConn.mu.Lock()
+	n := len(l.e.onConn.on)
+	l.e.onConn.mu.Unlock()
+	if c := l.e.Counters(); n != 0 || c.Transactions != 0 || c.Timers != 0 || c.Held != 0 || c.Panics != 0 {
+		l.Errorf("left over: %d connections in the index, %+v", n, c)
+	}
+}
+
 // The end of its connection is a transport error, also when it never began.
 func TestOwnRequestLosesItsConnection(t *testing.T) {
 	for _, method := range []wire.Method{wire.UPDATE, wire.INVITE} {
@@ -658,7 +669,7 @@ func TestOwnRequestLosesItsConnection(t *testing.T) {
 		}
 		_ = pbx.conn.Close()
 		r.came(told, "failed")
-		l.atRest()
+		l.leftNothingOpen()
 
 		r, told = ownOverTCP(l, to, method)
 		pbx = accept(l, ln)
@@ -668,13 +679,13 @@ func TestOwnRequestLosesItsConnection(t *testing.T) {
 		if method == wire.INVITE {
 			pbx.get("ACK")
 		}
-		l.atRest() // timers D and K are zero
+		l.leftNothingOpen() // timers D and K are zero
 
 		_ = ln.Close()
 		_ = pbx.conn.Close()
 		r, told = ownOverTCP(l, to, method) // nobody listens
 		r.came(told, "failed")
-		l.atRest()
+		l.leftNothingOpen()
 	}
 }
 

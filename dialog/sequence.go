@@ -115,7 +115,7 @@ func (s *Sequence) Inject(now, young time.Duration) (o uint32, ok bool) {
 	if s.Exhausted() {
 		return 0, false
 	}
-	if s.seen && !s.isAhead() {
+	if !s.isAhead() {
 		if len(s.epochs) == maxEpochs {
 			oldest := s.epochs[0]
 			if now-time.Duration(oldest.opened)*time.Second < young {

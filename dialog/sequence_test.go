@@ -76,7 +76,7 @@ func TestSequence(t *testing.T) {
 			d.same(1, 1)
 			d.pass(2, 2)
 			d.pass(7, 7)
-			d.ours(0, 8)
+			d.ours(0, 8, last)
 			if !d.s.Plain() {
 				d.t.Error("not plain")
 			}
@@ -186,6 +186,9 @@ func TestSequence(t *testing.T) {
 			}
 			d.inject(1)
 			d.ours(0, 1, 2)
+			if got := d.s.Map(5); got != 5 {
+				d.t.Error("5 maps to", got)
+			}
 		}},
 		{"CSeq 0 of B", Sequence{}, func(d *side) {
 			d.pass(0, 0)
@@ -274,15 +277,23 @@ func TestSequence(t *testing.T) {
 				d.t.Error(n, "epochs")
 			}
 		}},
-		{"what no message can carry", StartedAt(1), func(d *side) {
-			if got := d.s.Pass(math.MaxUint32); got != last {
-				d.t.Error("sent on as", got)
+		{"what no message can carry", Sequence{}, func(d *side) {
+			d.inject(1, 2, 3)
+			d.pass(1, 4)
+			for range 2 {
+				if got := d.s.Pass(math.MaxUint32); got != last {
+					d.t.Error("sent on as", got)
+				}
 			}
 			d.refused()
-			d.ours(last+1, math.MaxUint32)
-			if got := d.s.Pass(math.MaxUint32); got != last {
-				d.t.Error("sent on as", got)
+			d.same(1, 4)
+			d.ours(0, 1, 2, 3, last+1, math.MaxUint32)
+		}},
+		{"an INVITE that no message can carry", StartedAt(math.MaxUint32), func(d *side) {
+			if got := d.s.Highest(); got != last {
+				d.t.Error("highest is", got)
 			}
+			d.refused()
 		}},
 		{"many probes while the endpoint is silent are one epoch", StartedAt(1), func(d *side) {
 			for o := range uint32(1000) {
@@ -314,6 +325,22 @@ func TestSequence(t *testing.T) {
 			d.refused()
 			d.now++
 			d.inject(15)
+		}},
+		{"an epoch is no older than it is", StartedAt(1), func(d *side) {
+			d.now = time.Second / 2
+			fourEpochs(d)
+			d.now = 10*time.Second + young + time.Second/2
+			d.refused()
+			d.now = 11*time.Second + young
+			d.inject(10)
+		}},
+		{"the number to come is known before it comes", StartedAt(1), func(d *side) {
+			d.inject(2)
+			if got := d.s.Map(9); got != 10 {
+				d.t.Error("9 will be", got)
+			}
+			d.ours(10)
+			d.pass(9, 10)
 		}},
 		{"the epoch to come is extended, however young the four", StartedAt(1), func(d *side) {
 			fourEpochs(d)
@@ -372,8 +399,7 @@ func fourEpochs(d *side) {
 	}
 }
 
-// model remembers every number, and works out each by the distance to the one
-// before it: no deltas.
+// model remembers every number, and works out each by its distance to another.
 type model struct {
 	t   testing.TB
 	s   Sequence
@@ -388,121 +414,121 @@ type model struct {
 	own         map[uint32]bool   // injected
 	log         []uint32          // keys of out, as they came
 	mine        []uint32          // keys of own, as they came
-	bounds      []bound           // where numbers after an injection begin
-	pending     time.Duration     // of the bound to come
+	stretches   []stretch         // between injections
+	opened      time.Duration     // of the stretch to come
 }
 
-type bound struct {
-	first  uint32
-	opened time.Duration
+// stretch is a run of numbers from first on with none of ours between them; in and
+// out are one of them.
+type stretch struct {
+	first   uint32
+	in, out int64
+	opened  time.Duration
 }
 
 func newModel(t testing.TB, isKnown bool, n uint32) *model {
 	m := &model{t: t, plain: true, out: map[uint32]uint32{}, in: map[uint32]uint32{}, own: map[uint32]bool{}}
 	if isKnown {
 		m.s = StartedAt(n)
-		m.seen, m.lo, m.hi, m.top = true, n, n, n
-		m.record(n, n)
+		m.lo = n
+		m.highest(n, int64(n))
 	}
 	return m
 }
 
-func (m *model) record(c, o uint32) {
-	m.out[c], m.in[o] = o, c
+// highest notes a number of the endpoint that is above all before it.
+func (m *model) highest(c uint32, o int64) {
+	if !m.seen || m.since > 0 {
+		first := m.lo
+		if m.seen {
+			first = m.hi + 1
+		}
+		m.stretches = append(m.stretches, stretch{first, int64(c), o, m.opened})
+		m.plain = m.plain && int64(c) == o
+	}
+	m.seen, m.hi, m.top, m.since = true, c, uint32(min(o, maxCSeq)), 0
+	m.record(c)
+}
+
+func (m *model) record(c uint32) {
+	o := m.s.Map(c)
+	m.out[c] = o
 	m.log = append(m.log, c)
+	if _, isTaken := m.in[o]; !isTaken {
+		m.in[o] = c
+	}
 }
 
 // pass sends c, be it new, repeated or late.
 func (m *model) pass(c uint32) {
 	m.t.Helper()
 	c &= maxCSeq // wire.Scan refuses more
-	before := m.top
+	top, before := m.top, m.s.Map(c)
 	o := m.s.Pass(c)
-	if o != m.s.Map(c) {
-		m.t.Fatalf("%d is sent on as %d and maps to %d", c, o, m.s.Map(c))
+	if o != m.s.Map(c) || m.seen && o != before {
+		m.t.Fatalf("%d is sent on as %d, mapped to %d before and to %d after", c, o, before, m.s.Map(c))
 	}
-	known, isKnown := m.out[c]
+	var want int64
 	switch {
-	case isKnown:
-		if o != known {
-			m.t.Fatalf("%d was sent on as %d, now as %d", c, known, o)
-		}
-	case !m.seen:
-		// Its own number if that is higher than all of ours, else the next.
-		want := c
-		if m.since > 0 {
-			want = max(c, m.top+1)
+	case !m.seen: // its own number if that is above all of ours, else the next
+		want = max(int64(c), int64(m.top)+1)
+		if m.since == 0 {
+			want = int64(c)
+		} else {
 			m.lo = min(c, m.top+1)
 		}
-		if o != want {
-			m.t.Fatalf("the first, %d, is sent on as %d, want %d", c, o, want)
+		m.highest(c, want)
+	case c > m.hi: // as far from the latest, ours included, as from the endpoint's latest
+		want = int64(m.top) + int64(c) - int64(m.hi)
+		m.highest(c, want)
+		if o <= top && top != maxCSeq {
+			m.t.Fatalf("%d is sent on as %d, not above %d", c, o, top)
 		}
-		m.plain = o == c
-		m.seen, m.hi, m.top, m.since = true, c, o, 0
-		m.record(c, o)
-	case c > m.hi:
-		want := uint32(min(uint64(m.top)+uint64(c-m.hi), maxCSeq))
-		if o != want {
-			m.t.Fatalf("%d after %d is sent on as %d, want %d", c, m.hi, o, want)
-		}
-		if o <= before && before != maxCSeq {
-			m.t.Fatalf("%d is sent on as %d, not above %d", c, o, before)
-		}
-		if m.since > 0 {
-			m.bounds = append(m.bounds, bound{m.hi + 1, m.pending})
-			m.plain = false
-		}
-		m.hi, m.top, m.since = c, o, 0
-		m.record(c, o)
-	case c < m.lo:
-		// Too old, or of no dialog: no promise but that it is old.
-		if o > m.top {
-			m.t.Fatalf("old %d is sent on as %d", c, o)
-		}
-		if m.s.Highest() != m.top {
-			m.t.Fatalf("old %d moves the highest number to %d", c, m.s.Highest())
+	case c < m.lo: // too old, or of no dialog: no promise but that it looks old
+		if lowest := m.s.Map(m.lo); o >= lowest {
+			m.t.Fatalf("old %d is sent on as %d, lowest in use is %d", c, o, lowest)
 		}
 		return
-	default: // late
-		if o >= m.top && o != maxCSeq {
-			m.t.Fatalf("late %d is sent on as %d, highest is %d", c, o, m.top)
+	default: // repeated or late
+		i := len(m.stretches) - 1
+		for m.stretches[i].first > c {
+			i--
 		}
-		m.record2(c, o)
+		want = m.stretches[i].out + int64(c) - m.stretches[i].in
+		if known, isRepeated := m.out[c]; !isRepeated {
+			m.record(c)
+		} else if o != known {
+			m.t.Fatalf("%d was sent on as %d, now as %d", c, known, o)
+		}
+	}
+	if want = min(want, maxCSeq); int64(o) != want {
+		m.t.Fatalf("%d is sent on as %d, want %d; highest is %d of %d", c, o, want, m.hi, m.top)
 	}
 	if m.own[o] {
 		m.t.Fatalf("%d is sent on as %d, which is ours", c, o)
 	}
-	if o != maxCSeq {
-		if other := m.in[o]; other != c {
-			m.t.Fatalf("%d and %d are both sent on as %d", c, other, o)
-		}
-		if back, ok := m.s.Back(o); !ok || back != c {
-			m.t.Fatalf("%d went as %d and comes back as %d, %v", c, o, back, ok)
-		}
+	if o == maxCSeq {
+		return // may be shared
 	}
-}
-
-// record2 keeps the first owner of a number, for pass to find.
-func (m *model) record2(c, o uint32) {
-	if _, taken := m.in[o]; !taken {
-		m.in[o] = c
+	if other := m.in[o]; other != c {
+		m.t.Fatalf("%d and %d are both sent on as %d", c, other, o)
 	}
-	m.out[c] = o
-	m.log = append(m.log, c)
+	if back, ok := m.s.Back(o); !ok || back != c {
+		m.t.Fatalf("%d went as %d and comes back as %d, %v", c, o, back, ok)
+	}
 }
 
 func (m *model) inject() {
 	m.t.Helper()
 	want := m.top < exhaustedAt
 	if want && m.seen && m.since == 0 {
-		if len(m.bounds) == maxEpochs {
-			if m.now-m.bounds[0].opened < young {
-				want = false
-			} else {
-				m.forget(m.bounds[0].first)
+		// The first stretch is the time before any injection, or all that is old.
+		if len(m.stretches) == 1+maxEpochs {
+			if want = m.now-m.stretches[1].opened >= young; want {
+				m.forget()
 			}
 		}
-		m.pending = m.now
+		m.opened = m.now
 	}
 	o, ok := m.s.Inject(m.now, young)
 	if ok != want {
@@ -524,12 +550,13 @@ func (m *model) inject() {
 	m.notOurs(o)
 }
 
-func (m *model) forget(below uint32) {
-	m.bounds = m.bounds[1:]
-	m.lo, m.plain = below, false
+// forget drops the oldest stretch.
+func (m *model) forget() {
+	m.stretches = m.stretches[1:]
+	m.lo = m.stretches[0].first
 	kept := m.log[:0]
 	for _, c := range m.log {
-		if c >= below {
+		if c >= m.lo {
 			kept = append(kept, c)
 		} else {
 			delete(m.out, c)

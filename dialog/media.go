@@ -9,7 +9,7 @@ import (
 // Media follows the offers and answers of one dialog (RFC 3264, RFC 3261 13.2
 // and 14, RFC 3262 5, RFC 3311, summed up by RFC 6337) and knows what each leg
 // sent last in an exchange that both ends have completed. The zero Media is
-// ready; each dialog of a forked INVITE has its own, and is given the INVITE.
+// ready and may be copied; each dialog of a forked INVITE has its own, see Fork.
 //
 // An exchange is committed by its answer: the reliable 1xx or 2xx to the INVITE,
 // the 2xx to the UPDATE or PRACK that carried the offer; the PRACK or ACK after a
@@ -28,7 +28,7 @@ import (
 // fails after an exchange inside of it (RFC 6141 leaves open who rolled back).
 type Media struct {
 	side [2]sender
-	kept *bodies // nil when nothing is kept
+	kept *bodies // never changed but replaced; nil when nothing is kept
 }
 
 // sender is what one leg says. The order of fields keeps it small.
@@ -46,8 +46,9 @@ type sender struct {
 type transaction struct {
 	cseq   uint32
 	state  progress
+	asks   bool // an INVITE that carried an offer
 	spoilt bool // must not commit: another offer overlaps, or was committed since
-	later  bool // an INVITE with an UPDATE or PRACK committed inside of it
+	later  bool // another exchange was committed inside of this INVITE or after it
 }
 
 // progress is how far the exchange of a request has come.
@@ -113,6 +114,32 @@ func (m *Media) Ack(from Leg, cseq uint32, b Body) {
 	m.settle()
 }
 
+// Fork is the Media of one more dialog of the caller's first INVITE: the same
+// offer, waiting for another callee's answer. The callee that m is about may have
+// answered it already.
+func (m *Media) Fork() Media {
+	var f Media
+	from, to := &m.side[A], &f.side[A]
+	to.invite = transaction{cseq: from.invite.cseq, state: bare}
+	to.keep, f.side[B].keep = from.keep, m.side[B].keep
+	switch t := &from.invite; {
+	case t.state == unseen:
+		to.invite.state = unseen
+	case !t.asks:
+	case t.state == offered && !t.spoilt:
+		f.offer(A, &to.invite, offered, m.pending(A))
+		to.next, to.may = from.next, from.may
+	case (t.state == answered || t.state == finished) && !t.later && from.is.known():
+		sent, _ := m.SentBy(A)
+		f.offer(A, &to.invite, offered, sent)
+		to.next, to.may = from.sum, from.is
+	default:
+		f.offer(A, &to.invite, offered, Body{Opaque: true})
+	}
+	to.invite.asks = from.invite.asks
+	return f
+}
+
 // Open tells whether an offer waits for its answer, in either direction. An
 // INVITE without SDP is no offer.
 func (m *Media) Open() bool { return m.offering(A) || m.offering(B) }
@@ -167,7 +194,7 @@ func (m *Media) invite(from Leg, cseq uint32, b Body) {
 		return
 	}
 	overlaps := t.running() // RFC 3261 14.1 forbids it, 14.2 answers 500
-	*t = transaction{cseq: cseq, state: bare, spoilt: overlaps}
+	*t = transaction{cseq: cseq, state: bare, asks: b.carried(), spoilt: overlaps}
 	if overlaps {
 		m.lose()
 	}
@@ -229,7 +256,7 @@ func (m *Media) toInvite(from Leg, cseq uint32, status int, reliable bool, b Bod
 		if t.state == answered || t.later {
 			m.lose()
 		}
-		t.state = finished
+		t.state, t.later = finished, true // what is committed is not its offer
 	}
 }
 
@@ -416,7 +443,7 @@ func (m *Media) overtake(t, o *transaction, inside bool) {
 	if o.open() {
 		o.spoilt = true
 	}
-	if inside && (o.state == bare || o.state == answered) {
+	if o.state == finished || inside && (o.state == bare || o.state == answered) {
 		o.later = true
 	}
 }

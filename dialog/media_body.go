@@ -174,8 +174,8 @@ func sumOf(b Body) uint64 {
 	return Fingerprint(b.SDP)
 }
 
-// bodies is the texts that are kept, in one allocation: what A and B sent in the
-// last committed exchange, then their open offers.
+// bodies is the texts that are kept, side by side: what A and B sent in the last
+// committed exchange, then their open offers.
 type bodies struct {
 	text []byte
 	cut  [4]struct {
@@ -243,13 +243,10 @@ func (m *Media) setBodies(all *[4]Body) {
 		m.kept = nil
 		return
 	}
-	if m.kept == nil {
-		m.kept = new(bodies)
-	}
-	text := make([]byte, 0, size)
+	k := &bodies{text: make([]byte, 0, size)}
 	for i, b := range all {
-		text = append(append(text, b.SDP...), b.Type...)
-		m.kept.cut[i].sdp, m.kept.cut[i].kind = uint16(len(b.SDP)), uint8(len(b.Type))
+		k.text = append(append(k.text, b.SDP...), b.Type...)
+		k.cut[i].sdp, k.cut[i].kind = uint16(len(b.SDP)), uint8(len(b.Type))
 	}
-	m.kept.text = text
+	m.kept = k
 }

@@ -1,0 +1,424 @@
+package dialog
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+// A Call is one INVITE outside any dialog and the dialogs that it makes: one per
+// To tag (RFC 3261 12.1). It lives from the forwarding of the INVITE until all of
+// them are over, keeps the policy of its beginning and emits one record.
+//
+// All methods may be called from any goroutine. Those that take Effects append to
+// it what is to be done.
+type Call struct {
+	store  *Store
+	policy *timers.Policy
+	id     ID
+	began  time.Duration
+	invite uint32 // CSeq number of the INVITE
+	timer  timers.Timer
+
+	mu        sync.Mutex // guards what follows
+	armed     time.Duration
+	first     Dialog // its state is none until a To tag is known
+	more      []*Dialog
+	source    flow // of the caller
+	outside   flow // of the outside party
+	backend   uint32
+	answered  time.Duration // when the first 2xx was forwarded, 0 = not yet
+	setup     time.Duration
+	ask       timers.Ask
+	forwarded uint32 // Session-Expires of the INVITE as forwarded
+	duty      timers.Duty
+	tagAt     uint16 // the caller's tag in fromText
+	tagLen    uint16
+	outer     Leg // which leg is the outside party
+	noInject  bool
+	reported  bool
+	done      bool
+}
+
+// Invite is what opens a call.
+type Invite struct {
+	Policy  *timers.Policy
+	Msg     *wire.Msg // as received
+	Ask     timers.Ask
+	Duty    timers.Duty
+	Source  Flow // where it came from
+	Inside  bool // the caller is the pool member Backend
+	Backend uint32
+	Reserve int // calls beyond the capacity that may be taken
+	Now     time.Duration
+}
+
+// Why a call could not be opened.
+type Refusal uint8
+
+const (
+	Opened  Refusal = iota
+	Full            // capacity
+	TooLong         // header fields or Route set beyond their bounds
+)
+
+// Open begins a call. The caller's first leg is known, no dialog yet.
+func (s *Store) Open(in Invite) (*Call, Refusal) {
+	m := in.Msg
+	c := &Call{
+		store: s, policy: in.Policy, began: in.Now, invite: m.CSeq, ask: in.Ask, duty: in.Duty, forwarded: in.Duty.Forwarded,
+		source: packFlow(in.Source), outer: A,
+	}
+	if in.Inside {
+		c.outer = B
+	} else {
+		c.outside = c.source
+	}
+	d := &c.first
+	d.call = c
+	if m.From.Tag.Len() > 0 {
+		c.tagAt, c.tagLen = m.From.Tag.Start-m.From.Value.Start, uint16(m.From.Tag.Len())
+	}
+	routes, ok := recordRoutes(m, A, nil)
+	if !ok || !d.texts.put(
+		textChange{callID, m.Bytes(m.CallID)}, textChange{fromText, m.Bytes(m.From.Value)},
+		textChange{toText, m.Bytes(m.To.Value)}, textChange{ruriText, m.Bytes(m.RURI)},
+		textChange{contactA, firstContact(m)}, textChange{routesA, routes},
+	) {
+		return nil, TooLong
+	}
+	if !s.add(c, in.Reserve) {
+		return nil, Full
+	}
+	d.seq[A] = StartedAt(m.CSeq)
+	d.learnLocked(A, m)
+	c.noInject = in.Policy.NoInjectIdentity && m.First(wire.KindIdentityInfo) >= 0
+	if d.keepsBodies() {
+		d.media.Keep(A, true)
+		d.media.Keep(B, true)
+	}
+	d.media.Request(A, wire.INVITE, m.CSeq, BodyOf(m))
+	if in.Inside {
+		c.seatLocked(in.Backend)
+	}
+	s.stats.began(in.Now)
+	return c, Opened
+}
+
+// ID is the call's name in our Record-Route.
+func (c *Call) ID() ID { return c.id }
+
+// Policy is the policy of the call.
+func (c *Call) Policy() *timers.Policy { return c.policy }
+
+// Forwarded tells where the INVITE was sent: to a backend, or from inside to an
+// outside party over a flow. A later target replaces an earlier one.
+func (c *Call) Forwarded(backend uint32, to Flow) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		return
+	}
+	if c.outer == B {
+		c.outside = packFlow(to)
+		return
+	}
+	c.seatLocked(backend)
+}
+
+// seatLocked moves the call to a backend, 0 = none.
+func (c *Call) seatLocked(backend uint32) {
+	if c.backend == backend {
+		return
+	}
+	if c.backend != 0 {
+		c.store.Tally(c.backend).Add(-1)
+	}
+	if c.backend = backend; backend != 0 {
+		c.store.Tally(backend).Add(1)
+	}
+}
+
+// Provisional takes a 1xx to the INVITE as it goes to the caller.
+func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		return
+	}
+	if c.setup == 0 && m.Status >= 180 && m.Status < 190 {
+		c.setup = now - c.began
+	}
+	if m.Status == 100 || m.To.Tag.Empty() {
+		return
+	}
+	d := c.dialogLocked(m, now)
+	if d == nil || d.state != early {
+		return
+	}
+	d.meetLocked(m)
+	d.media.Response(B, wire.INVITE, c.invite, m.Status, m.First(wire.KindRSeq) >= 0, BodyOf(m))
+}
+
+// Success takes a 2xx to the INVITE as it goes to the caller, any copy of that of
+// any fork. It returns the Session-Expires to write into it (RFC 4028 8.2), 0 = none.
+func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.setup == 0 {
+		c.setup = now - c.began
+	}
+	reply := ReplyOf(m)
+	g := c.policy.Success(c.ask, c.forwarded, reply)
+	if c.done {
+		return g.InsertSE
+	}
+	d := c.dialogLocked(m, now)
+	if d == nil {
+		return g.InsertSE
+	}
+	d.copied = now
+	if d.state != early {
+		return g.InsertSE
+	}
+	if c.answered == 0 {
+		c.answered = now
+		c.store.stats.answered(c.setup)
+	}
+	d.meetLocked(m)
+	d.state, d.answered = waitsForAck, now
+	d.leg[A].proof, d.leg[B].proof = now, now
+	d.mode = c.policy.ModeOf(c.ask, c.duty, reply, g)
+	d.agreeLocked(g, A, now)
+	d.media.Response(B, wire.INVITE, c.invite, m.Status, true, BodyOf(m))
+	d.trimBodies()
+	c.settleLocked(fx, now)
+	return g.InsertSE
+}
+
+// Failure is the final response other than 2xx that the caller got, or that the
+// request could not be forwarded at all. by is who decided.
+func (c *Call) Failure(fx *Effects, status int, by Ender, why Reason, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done || c.answered != 0 {
+		return
+	}
+	if c.setup == 0 {
+		c.setup = now - c.began
+	}
+	f := &c.first
+	f.ended, f.by, f.reason = now, by, why
+	for d := range c.dialogs {
+		c.forgetLocked(d, now)
+	}
+	c.reportLocked(fx, f, status)
+	c.settleLocked(fx, now)
+}
+
+// Abandon takes a call back whose INVITE was not forwarded after all; it leaves no
+// record.
+func (c *Call) Abandon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done && c.answered == 0 {
+		if !c.reported {
+			c.reported = true
+			c.store.stats.abandoned()
+		}
+		c.removeLocked()
+	}
+}
+
+// dialogs are all that were made, in no order; the one that waits for its To tag
+// too.
+func (c *Call) dialogs(yield func(*Dialog) bool) {
+	if !yield(&c.first) {
+		return
+	}
+	for _, d := range c.more {
+		if !yield(d) {
+			return
+		}
+	}
+}
+
+func (c *Call) callerTagLocked() []byte {
+	return c.first.texts.get(fromText)[c.tagAt : c.tagAt+c.tagLen]
+}
+
+// dialogLocked finds or makes the dialog of a response by its To tag. It is nil
+// when there is no place for one more.
+func (c *Call) dialogLocked(m *wire.Msg, now time.Duration) *Dialog {
+	key := c.store.keyOf(c.first.texts.get(callID), c.callerTagLocked(), m.Bytes(m.To.Tag))
+	for d := range c.dialogs {
+		if d.key == key && d.state != none {
+			return d
+		}
+	}
+	d := &c.first
+	if d.state != none {
+		if d = c.forkLocked(now); d == nil {
+			return nil
+		}
+	}
+	d.key, d.state, d.born = key, early, now
+	c.store.index(key, c.id)
+	return d
+}
+
+// forkLocked makes room for one more dialog: the oldest one that is not answered
+// gives way above the bound (spec E.2).
+func (c *Call) forkLocked(now time.Duration) *Dialog {
+	s := c.store
+	if 1+len(c.more) >= max(c.policy.MaxEarly, 1) || s.count.Add(1) > int64(s.Capacity) {
+		if 1+len(c.more) < max(c.policy.MaxEarly, 1) {
+			s.count.Add(-1)
+		}
+		if !c.dropOldestLocked(now) {
+			return nil
+		}
+	}
+	f := &c.first
+	d := &Dialog{call: c, texts: f.texts}
+	d.texts.put(textChange{toText, nil}, textChange{contactB, nil}, textChange{routesB, nil})
+	d.seq[A] = StartedAt(c.invite)
+	d.leg[A] = leg{allow: f.leg[A].allow, supported: f.leg[A].supported, updates: f.leg[A].updates, webrtc: f.leg[A].webrtc}
+	if f.state == early && f.media.Open() {
+		d.media = f.media // the caller's offer is made to every callee
+	}
+	c.more = append(c.more, d)
+	return d
+}
+
+// dropOldestLocked makes a place among more; first stays, it has the caller's offer.
+func (c *Call) dropOldestLocked(now time.Duration) bool {
+	oldest := -1
+	for i, d := range c.more {
+		if (d.state == early || d.state == over) && (oldest < 0 || d.born < c.more[oldest].born) {
+			oldest = i
+		}
+	}
+	if oldest < 0 {
+		return false
+	}
+	c.forgetLocked(c.more[oldest], now)
+	c.more = append(c.more[:oldest], c.more[oldest+1:]...)
+	return true
+}
+
+// forgetLocked ends a dialog without a word to anybody.
+func (c *Call) forgetLocked(d *Dialog, now time.Duration) {
+	if d.state == none || d.state == over {
+		d.state = over
+		return
+	}
+	var until time.Duration
+	if d.answered != 0 && d.reason != StateDropped {
+		until = now + c.linger()
+	}
+	c.store.unindex(d.key, c.id, now, until)
+	d.state = over
+	d.media = Media{}
+}
+
+// linger is 64*T1.
+func (c *Call) linger() time.Duration { return 64 * c.policy.T1 }
+
+// settleLocked ends what is over and arms the timer for what comes next. Call it
+// after every change.
+func (c *Call) settleLocked(fx *Effects, now time.Duration) {
+	if c.done {
+		return
+	}
+	due, isOver, isLive := time.Duration(0), true, false
+	for d := range c.dialogs {
+		if d.state == over {
+			continue
+		}
+		isOver = false
+		isLive = isLive || d.state != terminating && d.state != early
+		due = sooner(due, d.dueLocked())
+	}
+	if !isLive && c.answered != 0 {
+		c.reportLocked(fx, c.lastLocked(), 200)
+	}
+	if isOver {
+		c.removeLocked()
+		return
+	}
+	if due = coarse(due, now); due != c.armed {
+		if c.armed = due; due == 0 {
+			c.store.Wheel.Stop(&c.timer)
+		} else {
+			c.store.Wheel.Set(&c.timer, c, due)
+		}
+	}
+}
+
+// lastLocked is the dialog that ended last: the call's end is its end.
+func (c *Call) lastLocked() *Dialog {
+	last := &c.first
+	for d := range c.dialogs {
+		if d.answered != 0 && (last.answered == 0 || d.ended > last.ended) {
+			last = d
+		}
+	}
+	return last
+}
+
+// reportLocked emits the one record of the call.
+func (c *Call) reportLocked(fx *Effects, d *Dialog, status int) {
+	if c.reported {
+		return
+	}
+	c.reported = true
+	if d.reason == NoReason { // a challenge: the call goes on with the next INVITE
+		c.store.stats.abandoned()
+		return
+	}
+	e := Ended{
+		CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.get(ruriText),
+		Source: c.source.unpack(), Backend: c.backend, Began: c.began, Answered: c.answered, At: d.ended, Setup: c.setup,
+		Status: status, By: d.by, Reason: d.reason, Mode: d.mode,
+	}
+	if c.answered != 0 {
+		e.Verified = min(d.leg[A].proof, d.leg[B].proof)
+	}
+	fx.Ended = append(fx.Ended, e)
+	c.store.stats.ended(&e)
+	c.seatLocked(0)
+}
+
+// removeLocked takes the call out of the store.
+func (c *Call) removeLocked() {
+	c.done = true
+	c.armed = 0
+	c.seatLocked(0)
+	c.store.Wheel.Stop(&c.timer)
+	c.store.count.Add(-int64(len(c.more)))
+	c.store.remove(c)
+}
+
+// Expire hands the call to the store's Due.
+func (c *Call) Expire(_ *timers.Timer, now time.Duration) { c.store.Options.Due(c, now) }
+
+// coarse puts a far deadline on a grid, later by little: many calls then share a
+// wake-up.
+func coarse(due, now time.Duration) time.Duration {
+	const far, grid = 3 * time.Second, 250 * time.Millisecond
+	if due == 0 || due-now < far {
+		return due
+	}
+	return (due + grid - 1) / grid * grid
+}
+
+// sooner is the earlier of two times, of which 0 means never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,354 @@
+package dialog
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+// state is where a dialog is (spec E.2).
+type state uint8
+
+const (
+	none        state = iota // the INVITE has no To tag yet
+	early                    // a provisional response came
+	waitsForAck              // the 2xx was forwarded
+	confirmed                // its ACK was seen
+	ending                   // the BYE of one of the two was forwarded
+	terminating              // the edge sent BYEs
+	over
+)
+
+var stateWords = [...]string{"ringing", "ringing", "unacknowledged", "confirmed", "ending", "terminating", "over"}
+
+func (s state) String() string { return stateWords[s] }
+
+// earlyGrace is what is added to 64*T1 for stragglers (spec C.7, E.4).
+const earlyGrace = 5 * time.Second
+
+// A Dialog is one To tag of a call. The call's mutex guards it.
+type Dialog struct {
+	call     *Call
+	key      uint64
+	texts    texts
+	media    Media
+	seq      [2]Sequence // by sender
+	leg      [2]leg
+	born     time.Duration
+	answered time.Duration // t0: when its first 2xx was forwarded
+	copied   time.Duration // when a copy of that 2xx came last
+	expires  time.Duration // se_exp of RFC 4028, 0 = none
+	byeBy    time.Duration // when a BYE must have had its effect; deadline in ending and terminating
+	ended    time.Duration
+	minSE    uint32 // largest Min-SE seen
+	state    state
+	mode     timers.Mode
+	reason   Reason
+	by       Ender
+	byeFrom  Leg  // in ending
+	noAck    bool // the ACK never came, both legs live
+	doubted  bool // the ACK is overdue and the legs were asked
+	bypassed bool // the caller ignores Record-Route: its requests do not come here
+}
+
+// A leg is what is known of one side of a dialog.
+type leg struct {
+	proof     time.Duration // V: last proof that it lives
+	probeAt   time.Duration // next probe, 0 = none
+	blocked   time.Duration // since when the next probe has to wait, 0 = it does not
+	se        uint32        // Session-Expires as the leg believes it, 0 = none
+	invite    uint32        // CSeq number of its INVITE that is not finished
+	allow     uint16        // names
+	supported uint16
+	method    timers.ProbeMethod // that worked
+	refused   uint8              // methods that did not, as bits
+	last      timers.Class       // of the last probe
+	retries   uint8              // transient failures in a row
+	failures  uint8              // probes in a row without proof
+	glares    uint8              // 491s in a row
+	own       uint8              // our requests to it that are not answered
+	open      uint8              // its own requests that are not answered
+	reoffer   bool               // a re-INVITE of ours is under way
+	refreshes bool               // it believes it is the refresher
+	updates   bool               // it allows UPDATE
+	unsafe    bool               // a re-INVITE may do harm
+	webrtc    bool
+	awaitsAck bool // its INVITE was answered with 2xx
+	weak      bool // it gave a weak proof
+	strong    bool // it gave a real one
+	mute      bool // its texts are too long: we cannot send to it
+	byeDone   bool // in terminating
+	byeSent   bool
+	retried   bool // 422 or 500 to BYE: once
+}
+
+// learnLocked notes what a message of a leg says of its abilities.
+func (d *Dialog) learnLocked(l Leg, m *wire.Msg) {
+	x, names := &d.leg[l], &d.call.store.names
+	if i := m.First(wire.KindAllow); i >= 0 {
+		x.updates = m.Lists(wire.KindAllow, "UPDATE")
+		x.allow = names.intern(joined(m, wire.KindAllow))
+	}
+	if i := m.First(wire.KindSupported); i >= 0 {
+		x.supported = names.intern(joined(m, wire.KindSupported))
+	}
+	if n, ok := timers.ParseMinSE(m.Value(wire.KindMinSE)); ok {
+		d.minSE = max(d.minSE, n)
+	}
+}
+
+// meetLocked takes from a response what makes the dialog: the callee's tag, remote
+// target and route set (12.1.2), and its abilities.
+func (d *Dialog) meetLocked(m *wire.Msg) {
+	d.learnLocked(B, m)
+	change := []textChange{{toText, m.Bytes(m.To.Value)}}
+	if c := firstContact(m); c != nil {
+		change = append(change, textChange{contactB, c})
+	}
+	routes, ok := recordRoutes(m, B, d.isOwnRoute)
+	if ok && m.First(wire.KindRecordRoute) >= 0 {
+		change = append(change, textChange{routesB, routes})
+	}
+	if !ok || !d.texts.put(change...) {
+		d.leg[B].mute = true
+	}
+}
+
+// isOwnRoute says whether a Record-Route value is one of ours.
+func (d *Dialog) isOwnRoute(uri []byte) bool {
+	u, ok := wire.ParseURI(uri)
+	return ok && u.HasUser && d.call.store.Options.IsOwn(u.User)
+}
+
+// keepsBodies says whether the call may ever need the SDP of a leg.
+func (d *Dialog) keepsBodies() bool {
+	p := d.call.policy
+	if p.TTL == 0 || d.call.noInject {
+		return false
+	}
+	for _, m := range p.Methods {
+		if m == timers.ProbeReinvite {
+			return true
+		}
+	}
+	return false
+}
+
+// trimBodies lets go of bodies that no re-INVITE will need: those for a leg that
+// takes UPDATE, and all of a call that is not probed (spec E.6).
+func (d *Dialog) trimBodies() {
+	for _, l := range [2]Leg{A, B} {
+		d.leg[l].webrtc = d.media.WebRTC(l)
+		needed := d.keepsBodies() && d.mode != timers.ModeN && d.methodLocked(l) == timers.ProbeReinvite
+		d.media.Keep(l.Peer(), needed)
+	}
+}
+
+// agreeLocked takes what a 2xx says of the session timer, as each leg saw it
+// (spec A.4, A.5). requester sent the request.
+func (d *Dialog) agreeLocked(g timers.Agreement, requester Leg, now time.Duration) {
+	r, s := &d.leg[requester], &d.leg[requester.Peer()]
+	r.se, r.refreshes = g.RequesterSE, g.RequesterRefreshes
+	s.se, s.refreshes = g.ResponderSE, g.ResponderRefreshes
+	d.expires = 0
+	if g.SE > 0 {
+		d.expires = now + time.Duration(g.SE)*time.Second
+	}
+	if d.state == waitsForAck || d.state == early {
+		return
+	}
+	before := d.mode
+	if d.mode = d.mode.After(g); d.mode != before && before == timers.ModeN {
+		d.trimBodies()
+		d.scheduleLocked(now)
+	}
+}
+
+// ackLocked takes the ACK of the 2xx, of the INVITE or of a re-INVITE, from a leg.
+func (d *Dialog) ackLocked(from Leg, m *wire.Msg, now time.Duration) {
+	d.media.Ack(from, m.CSeq, BodyOf(m))
+	if d.leg[from].invite == m.CSeq {
+		d.leg[from].invite, d.leg[from].awaitsAck = 0, false
+	}
+	if d.state == waitsForAck && from == A && m.CSeq == d.call.invite {
+		d.state = confirmed
+		d.doubted = false
+		d.scheduleLocked(now)
+	}
+	d.seenLocked(from, now)
+}
+
+// seenLocked: a message of the caller came through us, so that it does follow our
+// Record-Route and may be sent requests of our own again (spec D, E.4).
+func (d *Dialog) seenLocked(from Leg, now time.Duration) {
+	if from != A || !d.noAck && !d.bypassed {
+		return
+	}
+	d.noAck, d.bypassed = false, false
+	if d.state == waitsForAck {
+		d.state = confirmed
+	}
+	d.scheduleLocked(now)
+}
+
+// isProbed says whether the edge asks a leg for signs of life.
+func (d *Dialog) isProbed(l Leg) bool {
+	p := d.call.policy
+	if p.TTL == 0 || d.mode != timers.ModeR && d.mode != timers.ModeP {
+		return false
+	}
+	if l == A && !p.ProbeA || l == B && !p.ProbeB {
+		return false
+	}
+	return !d.call.noInject && !d.noAck && !d.bypassed && !d.leg[l].mute &&
+		!d.seq[l.Peer()].Exhausted() && d.methodLocked(l) != timers.ProbeNone
+}
+
+// isCapped says whether no_timer_call_duration applies: to calls that nobody
+// watches, also those whose legs never proved more than that something answers.
+func (d *Dialog) isCapped() bool {
+	if d.mode == timers.ModeN {
+		return true
+	}
+	p := d.call.policy
+	for _, l := range [2]Leg{A, B} {
+		if p.TTL > 0 && (l == A && p.ProbeA || l == B && p.ProbeB) {
+			if !d.isProbed(l) || d.leg[l].weak && !d.leg[l].strong {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// dueLocked is when something has to be done, 0 = never.
+func (d *Dialog) dueLocked() time.Duration {
+	c := d.call
+	switch d.state {
+	case early:
+		if c.answered != 0 {
+			return c.answered + c.linger() + earlyGrace
+		}
+		return 0
+	case ending, terminating:
+		return d.byeBy
+	case none, over:
+		return 0
+	}
+	due, _ := d.limitLocked()
+	due = sooner(due, d.byeBy)
+	if d.state == waitsForAck && !d.doubted && !d.noAck && !d.bypassed {
+		due = sooner(due, d.answered+c.policy.AckWait)
+	}
+	if d.expires != 0 {
+		due = sooner(due, d.expires+expiryGrace)
+	}
+	return sooner(due, sooner(d.leg[A].probeAt, d.leg[B].probeAt))
+}
+
+// firstContact is the first Contact value, nil without one.
+func firstContact(m *wire.Msg) []byte {
+	it := m.Values(wire.KindContact)
+	v, ok := it.Next()
+	if !ok {
+		return nil
+	}
+	return m.Bytes(v.Span)
+}
+
+// joined is the value of all header lines of a kind.
+func joined(m *wire.Msg, k wire.Kind) []byte {
+	first := m.First(k)
+	var all []byte
+	for i := first; i >= 0 && i < len(m.Headers); i++ {
+		if h := &m.Headers[i]; h.Kind == k {
+			if i == first {
+				all = m.Bytes(h.Value)
+				continue
+			}
+			all = append(append(bytes.Clone(all), ", "...), m.Bytes(h.Value)...)
+		}
+	}
+	return all
+}
+
+// recordRoutes is the route set between us and a leg, as a Route value: of the
+// INVITE all Record-Route values in order, of a response those above our own ones,
+// reversed (12.1.1, 12.1.2). It is false when the set is beyond its bounds.
+func recordRoutes(m *wire.Msg, l Leg, isOwn func(uri []byte) bool) ([]byte, bool) {
+	if m.First(wire.KindRecordRoute) < 0 {
+		return nil, true
+	}
+	var hops [maxHops][]byte
+	n, size := 0, 0
+	it := m.Values(wire.KindRecordRoute)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			if l == B { // without our own value nobody knows what is behind us
+				n, size = 0, 0
+			}
+			break
+		}
+		b := m.Bytes(v.Span)
+		if uri, _, ok := wire.NameAddrURI(b); l == B && ok && isOwn(uri) {
+			break
+		}
+		if n == maxHops {
+			return nil, false
+		}
+		hops[n] = b
+		n++
+		size += len(b) + 2
+	}
+	if size > maxRoutes {
+		return nil, false
+	}
+	set := make([]byte, 0, size)
+	for i := range n {
+		hop := hops[i]
+		if l == B {
+			hop = hops[n-1-i]
+		}
+		if i > 0 {
+			set = append(set, ", "...)
+		}
+		set = append(set, hop...)
+	}
+	return set, true
+}
+
+// AskOf reads what a session refresh request says of the session timer.
+func AskOf(m *wire.Msg) timers.Ask {
+	a := timers.Ask{Supported: m.Lists(wire.KindSupported, "timer") || m.Lists(wire.KindRequire, "timer")}
+	a.SE, a.Refresher, a.HasSE, a.BadSE = sessionExpires(m)
+	a.MinSE, a.HasMinSE = timers.ParseMinSE(m.Value(wire.KindMinSE))
+	return a
+}
+
+// ReplyOf reads what its 2xx says.
+func ReplyOf(m *wire.Msg) timers.Reply {
+	r := timers.Reply{RequireTimer: m.Lists(wire.KindRequire, "timer")}
+	r.Supported = r.RequireTimer || m.Lists(wire.KindSupported, "timer")
+	r.SE, r.Refresher, r.HasSE, _ = sessionExpires(m)
+	return r
+}
+
+func sessionExpires(m *wire.Msg) (n uint32, r timers.Refresher, ok, bad bool) {
+	first := m.First(wire.KindSessionExpires)
+	if first < 0 {
+		return 0, r, false, false
+	}
+	for i := first + 1; i < len(m.Headers); i++ {
+		if m.Headers[i].Kind == wire.KindSessionExpires {
+			return 0, r, false, true
+		}
+	}
+	n, r, ok = timers.ParseSessionExpires(m.Bytes(m.Headers[first].Value))
+	return n, r, ok, !ok
+}
+
+func draw() float64 { return rand.Float64() }

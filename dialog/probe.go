@@ -1,0 +1,460 @@
+package dialog
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+const (
+	// recheck is the wait of a probe that may not go out now (spec C.3).
+	recheck = time.Second
+	// blockedLong is after how long of that a harmless one does.
+	blockedLong = 60 * time.Second
+	// maxGlares is after how many 491s in a row a probe waits for the next interval.
+	maxGlares = 3
+	// repeatAfter is the wait before a dialog that is said to be gone is asked again.
+	repeatAfter = 2 * time.Second
+	// maxRetryAfter bounds what a 500 may ask for.
+	maxRetryAfter = 10 * time.Second
+)
+
+// scheduleLocked sets the next probe of both legs after a proof of life: the callee
+// first, the caller one to three seconds later.
+func (d *Dialog) scheduleLocked(now time.Duration) {
+	if d.state != confirmed || d.byeBy != 0 {
+		return
+	}
+	next := d.call.policy.NextProbe(now, draw())
+	gap := d.call.scaled(time.Second + time.Duration(draw()*float64(2*time.Second)))
+	for _, l := range [2]Leg{B, A} {
+		x := &d.leg[l]
+		x.probeAt, x.blocked = 0, 0
+		if d.isProbed(l) {
+			x.probeAt = next
+			if l == A && d.isProbed(B) {
+				x.probeAt += gap
+			}
+		}
+		x.retries, x.glares, x.failures = 0, 0, 0
+	}
+}
+
+// rescheduleLocked sets the next probe of one leg.
+func (d *Dialog) rescheduleLocked(l Leg, now time.Duration) {
+	d.leg[l].probeAt = 0
+	if d.state == confirmed && d.isProbed(l) {
+		d.leg[l].probeAt = d.call.policy.NextProbe(now, draw())
+	}
+}
+
+// methodLocked is how a leg is probed now: the first of the configured methods that
+// it takes (spec B).
+func (d *Dialog) methodLocked(l Leg) timers.ProbeMethod {
+	x := &d.leg[l]
+	if x.method != timers.ProbeNone && x.refused&bit(x.method) == 0 && d.canProbeBy(l, x.method) {
+		return x.method
+	}
+	for _, m := range d.call.policy.Methods {
+		if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
+			return m
+		}
+	}
+	return timers.ProbeNone
+}
+
+func bit(m timers.ProbeMethod) uint8 { return 1 << m }
+
+func (d *Dialog) canProbeBy(l Leg, m timers.ProbeMethod) bool {
+	x := &d.leg[l]
+	switch m {
+	case timers.ProbeUpdate:
+		return x.updates
+	case timers.ProbeReinvite:
+		if x.unsafe || x.webrtc && !d.call.policy.ReinviteWebRTC || d.media.Unknown(l) {
+			return false
+		}
+		_, ok := d.media.SentBy(l.Peer())
+		return ok
+	case timers.ProbeOptionsStale:
+		return d.seq[l.Peer()].Highest() >= 2
+	}
+	return m == timers.ProbeOptions
+}
+
+// probeLocked sends the probes that are due.
+func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now time.Duration) {
+	for _, l := range [2]Leg{B, A} {
+		x := &d.leg[l]
+		if x.probeAt == 0 || now < x.probeAt || x.own > 0 {
+			continue
+		}
+		m := d.methodLocked(l)
+		if m == timers.ProbeNone {
+			x.probeAt = 0
+			continue
+		}
+		if !d.mayProbeLocked(l, m) {
+			if m = d.blockedLocked(l, now); m == timers.ProbeNone {
+				continue
+			}
+		}
+		if !admit(now) { // our own load must not cost the leg its time (spec E.7)
+			x.probeAt = now + recheck
+			x.proof += recheck
+			continue
+		}
+		d.sendProbeLocked(fx, l, m, now)
+	}
+}
+
+// mayProbeLocked is spec C.3: nothing of ours may meet an offer or an INVITE under
+// way, nor overtake a request of the endpoint.
+func (d *Dialog) mayProbeLocked(l Leg, m timers.ProbeMethod) bool {
+	peer := l.Peer()
+	if d.state != confirmed && !d.doubted || d.leg[l].own > 0 || d.leg[peer].open > 0 {
+		return false
+	}
+	if d.leg[A].invite != 0 && !(d.doubted && d.state == waitsForAck) || d.leg[B].invite != 0 || d.media.Open() && !d.doubted {
+		return false
+	}
+	if m == timers.ProbeReinvite {
+		return d.leg[peer].own == 0 && !d.doubted
+	}
+	return !d.leg[peer].reoffer
+}
+
+// blockedLocked puts a probe off. After a long time it chooses one that touches
+// neither offer nor answer, if the leg takes it.
+func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
+	x := &d.leg[l]
+	if x.blocked == 0 {
+		x.blocked = now
+	}
+	if d.state == confirmed && x.own == 0 && now-x.blocked >= d.call.scaled(blockedLong) {
+		x.blocked = 0
+		for _, m := range [2]timers.ProbeMethod{timers.ProbeUpdate, timers.ProbeOptions} {
+			if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
+				return m
+			}
+		}
+	}
+	x.probeAt = now + max(d.call.scaled(recheck), 10*time.Millisecond)
+	return timers.ProbeNone
+}
+
+// sendProbeLocked makes one probe.
+func (d *Dialog) sendProbeLocked(fx *Effects, l Leg, m timers.ProbeMethod, now time.Duration) {
+	x, seq := &d.leg[l], &d.seq[l.Peer()]
+	n, ok := uint32(0), true
+	if m == timers.ProbeOptionsStale { // a number that is spent: nothing to translate later
+		n = seq.Highest() - 1
+	} else if n, ok = seq.Inject(now, d.youth()); !ok {
+		if seq.Exhausted() {
+			x.probeAt = 0
+			fx.Notes = append(fx.Notes, Note{Kind: Exhausted, CallID: d.texts.get(callID), Leg: l})
+			return
+		}
+		x.probeAt = now + recheck
+		return
+	}
+	method, body := wire.OPTIONS, Body{}
+	switch m {
+	case timers.ProbeUpdate:
+		method = wire.UPDATE
+	case timers.ProbeReinvite:
+		method = wire.INVITE
+		body, _ = d.media.SentBy(l.Peer())
+	}
+	draft, ok := d.composeLocked(l, method, n, m, "", body)
+	if !ok {
+		d.leg[l].mute = true
+		x.probeAt = 0
+		fx.Notes = append(fx.Notes, Note{Kind: Untracked, CallID: d.texts.get(callID), Leg: l})
+		return
+	}
+	x.probeAt, x.blocked = 0, 0
+	x.own++
+	x.reoffer = m == timers.ProbeReinvite
+	fx.Acts = append(fx.Acts, Act{
+		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: method, Probe: m, Place: d.call.placeLocked(l),
+	})
+}
+
+// AckFor builds the ACK for the 2xx m to an INVITE of ours (spec C.4).
+func (a *Act) AckFor(m *wire.Msg) (Draft, bool) {
+	d, c := a.Ref.d, a.Ref.d.call
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := a.To()
+	if contact := firstContact(m); contact != nil {
+		d.retargetLocked(l, bytes.Clone(contact))
+	}
+	return d.composeLocked(l, wire.ACK, m.CSeq, timers.ProbeNone, "", Body{})
+}
+
+// Done tells what became of a request of ours: status is that of the final response
+// m, or 0 for silence and for what could not be sent, with m nil.
+func (a *Act) Done(fx *Effects, m *wire.Msg, status int, retryAfter, now time.Duration) (class timers.Class) {
+	d, c := a.Ref.d, a.Ref.d.call
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	class = timers.Classify(status, false, c.policy.EndOn408)
+	if d.key != a.Ref.key || c.done {
+		return class
+	}
+	l := a.To()
+	if a.Probe == timers.ProbeNone && !a.mends {
+		d.byeFinalLocked(fx, l, status, now)
+		c.settleLocked(fx, now)
+		return class
+	}
+	x := &d.leg[l]
+	if x.own > 0 {
+		x.own--
+	}
+	x.reoffer = false
+	if d.state == confirmed || d.state == waitsForAck {
+		switch {
+		case a.mends:
+			d.mendedLocked(fx, l, m, status)
+		case d.doubted:
+			d.doubtAnsweredLocked(fx, l, class, now)
+		default:
+			d.probedLocked(fx, a, m, class, retryAfter, now)
+		}
+	}
+	c.settleLocked(fx, now)
+	return class
+}
+
+// probedLocked acts on the class of an answer (spec C.5).
+func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Class, retryAfter, now time.Duration) {
+	l, p := a.To(), d.call.policy
+	x := &d.leg[l]
+	meaning := class.After(x.last)
+	x.last = class
+	if meaning == timers.ClassDead {
+		d.terminateLocked(fx, DialogGone, now)
+		return
+	}
+	proves := meaning.Proves() && (!p.StrictAlive || meaning == timers.ClassAlive)
+	if proves {
+		x.proof, x.failures = now, 0
+		if isWeak(a.Probe, meaning) {
+			x.weak = true
+		} else {
+			x.strong = true
+		}
+	} else {
+		x.failures = saturated(x.failures)
+	}
+	switch meaning {
+	case timers.ClassAlive:
+		x.method = a.Probe
+		x.retries, x.glares = 0, 0
+		d.rescheduleLocked(l, now)
+		d.refreshedLocked(fx, a, m, now)
+	case timers.ClassDeadIfRepeated:
+		x.probeAt = now + d.call.scaled(repeatAfter)
+	case timers.ClassBusy:
+		d.glareLocked(l, now)
+	case timers.ClassOverlap:
+		wait := min(max(retryAfter, d.call.scaled(time.Second)), maxRetryAfter)
+		x.probeAt = now + wait
+	case timers.ClassTooSmall:
+		d.tooSmallLocked(l, m, now)
+	case timers.ClassRefusedMethod:
+		d.refuseLocked(l, a.Probe, now)
+	case timers.ClassRefusedSession:
+		if a.Probe == timers.ProbeReinvite && m.Status == 488 {
+			x.unsafe = true
+		}
+		d.refuseLocked(l, a.Probe, now)
+	case timers.ClassWeak:
+		x.refused |= bit(timers.ProbeUpdate) | bit(timers.ProbeReinvite) | bit(a.Probe)
+		fx.Notes = append(fx.Notes, Note{Kind: Challenged, CallID: d.texts.get(callID), Leg: l, Status: m.Status})
+		if a.Probe == timers.ProbeOptions { // it will not answer anything else either
+			x.refused &^= bit(timers.ProbeOptions)
+		}
+		d.rescheduleLocked(l, now)
+	default:
+		d.retryLocked(l, a, retryAfter, now)
+	}
+	if !proves && x.probeAt == 0 {
+		d.retryLocked(l, a, retryAfter, now)
+	}
+}
+
+// isWeak: something answered, but not as the dialog's peer would.
+func isWeak(m timers.ProbeMethod, class timers.Class) bool {
+	return class == timers.ClassWeak || class == timers.ClassAlive && (m == timers.ProbeOptions || m == timers.ProbeOptionsStale)
+}
+
+// retryLocked asks again before the deadline. A leg that was silent to UPDATE, but
+// answered otherwise before, is asked otherwise (spec B).
+func (d *Dialog) retryLocked(l Leg, a *Act, retryAfter, now time.Duration) {
+	x, p := &d.leg[l], d.call.policy
+	if a.Probe == timers.ProbeUpdate && x.method != timers.ProbeUpdate && x.method != timers.ProbeNone && x.failures > 1 {
+		x.refused |= bit(timers.ProbeUpdate)
+	}
+	at, ok := p.Retry(int(x.retries), now, d.verifyOfLocked(l))
+	x.retries = saturated(x.retries)
+	if !ok {
+		x.probeAt = 0
+		return
+	}
+	x.probeAt = max(at, now+retryAfter)
+}
+
+func (d *Dialog) verifyOfLocked(l Leg) time.Duration {
+	return d.call.policy.VerifyBy(d.leg[l].proof)
+}
+
+// glareLocked waits as the peer that we stand for would (RFC 3261 14.1).
+func (d *Dialog) glareLocked(l Leg, now time.Duration) {
+	x := &d.leg[l]
+	if x.glares++; x.glares >= maxGlares {
+		x.glares = 0
+		d.rescheduleLocked(l, now)
+		return
+	}
+	// Towards the callee we stand for the caller, who chose the Call-ID.
+	x.probeAt = now + d.call.scaled(timers.RetryGlare(l == A, draw()))
+}
+
+// tooSmallLocked takes the Min-SE of a 422 and tries once more.
+func (d *Dialog) tooSmallLocked(l Leg, m *wire.Msg, now time.Duration) {
+	x := &d.leg[l]
+	n, ok := timers.ParseMinSE(m.Value(wire.KindMinSE))
+	if !ok || n <= x.se {
+		d.rescheduleLocked(l, now)
+		return
+	}
+	x.se = n
+	d.minSE = max(d.minSE, n)
+	x.probeAt = now
+}
+
+// refuseLocked never uses a method again for this leg, and the next one at once.
+func (d *Dialog) refuseLocked(l Leg, m timers.ProbeMethod, now time.Duration) {
+	x := &d.leg[l]
+	x.refused |= bit(m)
+	if d.methodLocked(l) == timers.ProbeNone { // none is left: the last one stays
+		x.refused &^= bit(m)
+		d.rescheduleLocked(l, now)
+		return
+	}
+	x.probeAt = now
+}
+
+// refreshedLocked takes what a 2xx to our own refresh says: the leg's view of the
+// session timer, its target, and for a re-INVITE its media.
+func (d *Dialog) refreshedLocked(fx *Effects, a *Act, m *wire.Msg, now time.Duration) {
+	if m == nil || a.Probe != timers.ProbeUpdate && a.Probe != timers.ProbeReinvite {
+		return
+	}
+	l := a.To()
+	x := &d.leg[l]
+	d.learnLocked(l, m)
+	d.retargetLocked(l, bytes.Clone(firstContact(m)))
+	if x.se > 0 {
+		r := ReplyOf(m)
+		g := d.call.policy.Success(timers.Ask{Supported: true}, 0, r)
+		if x.se = g.ResponderSE; x.se > 0 {
+			x.refreshes = g.ResponderRefreshes
+			d.expires = now + time.Duration(x.se)*time.Second
+		}
+	}
+	if a.Probe == timers.ProbeReinvite {
+		d.compareLocked(fx, l, m, now)
+	}
+}
+
+// compareLocked: the answer to our re-INVITE must be what the leg answered before.
+// If it is not, its peer is told by one re-INVITE, or the leg is never asked this
+// way again (spec C.4).
+func (d *Dialog) compareLocked(fx *Effects, l Leg, m *wire.Msg, now time.Duration) {
+	body := BodyOf(m)
+	was, ok := d.media.Fingerprint(l)
+	if body.SDP != nil && ok && Fingerprint(body.SDP) == was {
+		return
+	}
+	peer := l.Peer()
+	d.leg[l].unsafe = true
+	told := body.SDP != nil && d.canProbeBy(peer, timers.ProbeReinvite) && d.leg[peer].own == 0 &&
+		d.leg[A].invite == 0 && d.leg[B].invite == 0 && !d.media.Open()
+	if told {
+		told = d.mendLocked(fx, peer, body, now)
+	}
+	if !told {
+		fx.Notes = append(fx.Notes, Note{Kind: Diverged, CallID: d.texts.get(callID), Leg: l})
+	}
+}
+
+// mendLocked offers to leg l what its peer changed.
+func (d *Dialog) mendLocked(fx *Effects, l Leg, body Body, now time.Duration) bool {
+	n, ok := d.seq[l.Peer()].Inject(now, d.youth())
+	if !ok {
+		return false
+	}
+	draft, ok := d.composeLocked(l, wire.INVITE, n, timers.ProbeReinvite, "", body)
+	if !ok {
+		return false
+	}
+	d.media.Request(l.Peer(), wire.INVITE, n, body)
+	d.leg[l].own++
+	d.leg[l].reoffer = true
+	fx.Acts = append(fx.Acts, Act{
+		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: wire.INVITE, Probe: timers.ProbeReinvite,
+		Place: d.call.placeLocked(l), mends: true,
+	})
+	return true
+}
+
+// mendedLocked: what the leg answered must be what it had.
+func (d *Dialog) mendedLocked(fx *Effects, l Leg, m *wire.Msg, status int) {
+	var body Body
+	n := uint32(0)
+	if m != nil {
+		body, n = BodyOf(m), m.CSeq
+	}
+	was, ok := d.media.Fingerprint(l)
+	d.media.Response(l, wire.INVITE, n, max(status, 408), true, body)
+	if status/100 == 2 && ok && body.SDP != nil && Fingerprint(body.SDP) == was {
+		d.leg[l.Peer()].unsafe = false
+		return
+	}
+	d.leg[l].unsafe = true
+	fx.Notes = append(fx.Notes, Note{Kind: Diverged, CallID: d.texts.get(callID), Leg: l})
+}
+
+// doubtAnsweredLocked: the ACK is missing and the legs were asked, the callee first
+// (spec E.4). One that is gone, or silent twice, ends the call.
+func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now time.Duration) {
+	x := &d.leg[l]
+	switch {
+	case class.Proves():
+		x.proof, x.failures = now, 0
+		if l == B && d.canAskLocked(A) {
+			d.leg[A].probeAt = now
+			return
+		}
+		d.doubted, d.noAck = false, true
+		d.mode = timers.ModeN
+		d.trimBodies()
+		fx.Notes = append(fx.Notes, Note{Kind: Unacknowledged, CallID: d.texts.get(callID), Leg: l})
+	case class == timers.ClassDead || x.failures > 0:
+		d.terminateLocked(fx, AckMissing, now)
+	default:
+		x.failures = saturated(x.failures)
+		x.probeAt = now + d.call.scaled(usualTTL/60)
+	}
+}
+
+func (d *Dialog) canAskLocked(l Leg) bool {
+	_, ok := d.targetLocked(l)
+	return ok && d.methodLocked(l) != timers.ProbeNone
+}

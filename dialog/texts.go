@@ -1,0 +1,78 @@
+package dialog
+
+import "slices"
+
+// field names one text of a dialog.
+type field uint8
+
+const (
+	callID   field = iota
+	fromText       // the caller's From value, with its tag
+	toText         // the callee's To value, with its tag
+	ruriText       // Request-URI of the INVITE
+	contactA       // Contact value of the caller as the callee was shown it
+	contactB       // and the other way round
+	routesA        // Route values of requests to the caller, in order, comma separated
+	routesB        // and to the callee
+	numFields
+)
+
+// Bounds of what one dialog keeps of header text (spec E.8).
+const (
+	maxText   = 4096
+	maxRoutes = 2048
+	maxHops   = 20
+)
+
+// texts keeps all header texts of a dialog in one allocation.
+type texts struct {
+	b   []byte
+	end [numFields]uint16
+}
+
+// get is the text of a field; it is valid until the next put.
+func (t *texts) get(f field) []byte {
+	start := uint16(0)
+	if f > 0 {
+		start = t.end[f-1]
+	}
+	return t.b[start:t.end[f]:t.end[f]]
+}
+
+// textChange is a new value of one field.
+type textChange struct {
+	field field
+	value []byte
+}
+
+// put replaces fields. It is false, and nothing changes, when the texts would
+// become longer than they may.
+func (t *texts) put(changes ...textChange) bool {
+	size, isSame := len(t.b), true
+	for _, c := range changes {
+		size += len(c.value) - len(t.get(c.field))
+		isSame = isSame && slices.Equal(c.value, t.get(c.field))
+	}
+	if isSame {
+		return true
+	}
+	if size > maxText {
+		return false
+	}
+	n := texts{b: make([]byte, 0, size)}
+	for f := range numFields {
+		v := t.get(f)
+		for _, c := range changes {
+			if c.field == f {
+				v = c.value
+			}
+		}
+		n.b = append(n.b, v...)
+		n.end[f] = uint16(len(n.b))
+	}
+	*t = n
+	return true
+}
+
+func contactOf(l Leg) field { return contactA + field(l) }
+func routesTo(l Leg) field  { return routesA + field(l) }

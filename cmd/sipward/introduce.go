@@ -23,6 +23,9 @@ func (s *session) introduce(warnings config.Problems) bool {
 		op.Warn().Msg(w.String())
 	}
 	listening(op, s.edge.Listeners())
+	if s.admin != nil {
+		op.Info().Str("socket", s.admin.Path()).Msg("administration: sipward calls and sipward backends are answered")
+	}
 	trusts(op, s.config)
 	protections(op, s.config)
 	callLimits(op, s.config)

@@ -82,16 +82,12 @@ Exit codes: 0 all went well, 1 it failed while running, 2 bad configuration or u
 		if len(args) == 0 {
 			return nil
 		}
-		hint := ""
-		if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf(" (did you mean %q?)", near[0])
-		}
-		return fmt.Errorf("unknown command %q%s", args[0], hint)
+		return unknownCommand(root, args[0])
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.DisableDefaultCmd = true // ours says which shells
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newCalls(), newBackends(), newVersion(), newCompletion())
 	return root
 }
 

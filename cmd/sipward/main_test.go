@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,7 +29,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 const asMain = "SIPTEST_AS_SIPWARD"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asMain) != "" {
+	if os.Getenv(asMain) != "" && !slices.Contains(os.Args, "-test.fuzzworker") { // a worker has our environment
 		main()
 		return
 	}
@@ -98,6 +99,17 @@ func TestUsageMistakes(t *testing.T) {
 		{"completion", "name one shell: bash, zsh or fish"},
 		{"completion tcsh", `no completion for "tcsh"`},
 		{"version x", `unexpected "x"`},
+		{"calls lst", `sipward calls: unknown command "lst" (did you mean "list"?); see sipward calls --help`},
+		{"calls list x", `unexpected "x"`},
+		{"calls list --mode X", "--mode X: R, P or N"},
+		{"calls list --limit 0", "--limit 0: 1 to 10000"},
+		{"calls list --limit all", "invalid argument"},
+		{"calls show", "say which: the ID that sipward calls list shows, or a Call-ID"},
+		{"calls end a b", `unexpected "b": one at a time`},
+		{"calls stats --socket a -c b", "--socket and --config exclude each other"},
+		{"calls list -c other.yaml", "other.yaml: no such file"},
+		{"backends remove pbx1", `sipward backends: unknown command "remove"`},
+		{"backends drain", "say which: the name of a backend; sipward backends list shows them"},
 		{"run", "sipward.yaml: no such file; write one with `sipward init --to sip:PBX > sipward.yaml`, or go without one: `sipward proxy --to sip:PBX`"},
 		{"check -c other.yaml", "other.yaml: no such file"},
 	}
@@ -245,6 +257,11 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 		if code, _, _ := run(t, c.Name(), "--help"); code != exitOK {
 			t.Errorf("%s --help: exit code %d", c.Name(), code)
 		}
+		for _, sub := range c.Commands() {
+			if code, out, _ := run(t, c.Name()); code != exitOK || !strings.Contains(out, "  "+sub.Name()+" ") {
+				t.Errorf("%s does not name %s", c.Name(), sub.Name())
+			}
+		}
 	}
 }
 
@@ -348,6 +365,7 @@ func TestLogFile(t *testing.T) {
 	inDir(t, map[string]string{defaultFile: `listen: [udp:127.0.0.1:0]
 pools: { pbx: { backends: ["sip:127.0.0.9:9"], probe: { interval: 0 } } }
 log: { output: ./edge.log }
+admin: { socket: ./s }
 `})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

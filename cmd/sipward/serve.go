@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sipward/sipward/admin"
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy"
 	"github.com/sipward/sipward/proxy/eventlog"
@@ -41,6 +43,9 @@ func serve(out, errOut io.Writer, load loader) error {
 	}
 	edge.Start()
 	s := session{edge: edge, log: log, config: c, load: load, signals: signals}
+	if err := s.openAdmin(); err != nil {
+		return errors.Join(err, s.close())
+	}
 	if s.introduce(warnings) {
 		s.untilStopped()
 	}
@@ -50,10 +55,29 @@ func serve(out, errOut io.Writer, load loader) error {
 // session is a running edge and what its signals act on.
 type session struct {
 	edge    *proxy.Edge
+	admin   *admin.Server // nil: there is none
 	log     *eventlog.Log
 	config  *config.Config
 	load    loader
 	signals chan os.Signal
+}
+
+// openAdmin opens the admin socket. An edge serves without one, unless the operator said where it has to be.
+func (s *session) openAdmin() error {
+	path, op := s.config.Admin.Socket, s.log.Op()
+	if path == "" {
+		return nil
+	}
+	server, err := admin.Listen(path, s.edge, op)
+	switch {
+	case err == nil:
+		s.admin = server
+	case path == admin.DefaultPath:
+		op.Warn().Err(err).Msg("no admin socket: sipward calls and sipward backends cannot ask this edge; set admin.socket to a path that it may create")
+	default:
+		return err
+	}
+	return nil
 }
 
 func (s *session) untilStopped() {
@@ -121,12 +145,21 @@ func (s *session) stop() error {
 		}
 	}()
 	left := s.edge.Drain(ctx)
-	closing, done := context.WithTimeout(context.Background(), closeTime)
-	defer done()
-	err := s.edge.Stop(closing)
+	err := s.close()
 	n := s.edge.Counters()
 	op.Info().Int("unanswered", left).Uint64("received", n.Received).Uint64("forwarded", n.Forwarded).
 		Uint64("failovers", n.Failovers).Uint64("rejected", n.Rejected).Uint64("malformed", n.Malformed).
 		Uint64("stray", n.Stray).Uint64("log_lines_lost", s.log.Dropped()).Msg("stopped")
 	return err
+}
+
+// close closes sockets and ends goroutines, in the end of a stop or at once. The admin socket goes first, it asks the
+// edge.
+func (s *session) close() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	if s.admin != nil {
+		err = s.admin.Close(ctx)
+	}
+	return errors.Join(err, s.edge.Stop(ctx))
 }

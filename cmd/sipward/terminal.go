@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -40,8 +43,14 @@ func paintLines(text, color string) string {
 	return strings.Join(lines, "\n")
 }
 
+// A tint colours the cells of one column by what they say.
+type tint struct {
+	column int
+	color  func(cell string) string
+}
+
 // writeTable writes rows in aligned columns, the first row being the head.
-func writeTable(out io.Writer, p colors, rows [][]string) {
+func writeTable(out io.Writer, p colors, rows [][]string, tints ...tint) {
 	var wide []int
 	for _, row := range rows {
 		for i, cell := range row {
@@ -54,7 +63,14 @@ func writeTable(out io.Writer, p colors, rows [][]string) {
 	for n, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			fmt.Fprintf(&line, "%-*s  ", wide[i], cell)
+			text := fmt.Sprintf("%-*s", wide[i], cell)
+			for _, t := range tints {
+				if t.column == i && n > 0 {
+					text = paint(text, t.color(cell))
+				}
+			}
+			line.WriteString(text)
+			line.WriteString("  ")
 		}
 		text := strings.TrimRight(line.String(), " ")
 		if n == 0 {
@@ -64,10 +80,76 @@ func writeTable(out io.Writer, p colors, rows [][]string) {
 	}
 }
 
-// writeJSON writes one value for machines.
+// writePairs writes names and what they stand for. The latter may be from the network; what is empty has a dash.
+func writePairs(out io.Writer, p colors, rows [][2]string) {
+	wide := 0
+	for _, row := range rows {
+		wide = max(wide, utf8.RuneCountInString(row[0]))
+	}
+	for _, row := range rows {
+		fmt.Fprintf(out, "%s  %s\n", paint(fmt.Sprintf("%-*s", wide, row[0]), p.dim), dash(visible(row[1])))
+	}
+}
+
+// visible makes a text from the network safe to show: whatever moves a cursor, hides, or reverses the order of what is
+// read becomes \x1b, \u202e and the like, and so does a backslash, to tell the two apart.
+func visible(s string) string {
+	if !strings.ContainsFunc(s, isHidden) && utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case r == '\\':
+			b.WriteString(`\\`)
+		case !isHidden(r):
+			b.WriteRune(r)
+		case r < utf8.RuneSelf: // \x80 and above are bytes that are no UTF-8
+			fmt.Fprintf(&b, `\x%02x`, r)
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+	}
+	return b.String()
+}
+
+// isHidden: controls, format characters (of direction, of width zero), private use and spaces but the plain one.
+func isHidden(r rune) bool { return r == '\\' || !unicode.IsPrint(r) }
+
+// cut shortens a text to so many characters.
+func cut(s string, most int) string {
+	if utf8.RuneCountInString(s) <= most {
+		return s
+	}
+	return string([]rune(s)[:most-1]) + "…"
+}
+
+// writeJSON writes one value for machines, and for terminals too: what JSON lets through and a terminal obeys, such as
+// U+009B, is written as \u009b.
 func writeJSON(out io.Writer, v any) error {
-	e := json.NewEncoder(out)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	var safe strings.Builder
+	for _, r := range b.String() { // all that is not ASCII stands within strings
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			safe.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		default:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
+		}
+	}
+	_, err := io.WriteString(out, safe.String())
+	return err
 }

@@ -137,7 +137,7 @@ func (e *Edge) start(args ...string) {
 	}
 	e.cmd = exec.Command(binary, args...)
 	e.cmd.Dir = e.dir
-	e.cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+e.dir, "GORACE=halt_on_error=0 exitcode=66")
+	e.cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+e.dir, adminSocket, "GORACE=halt_on_error=0 exitcode=66")
 	out, in, err := os.Pipe()
 	if err != nil {
 		e.tb.Fatalf("pipe: %v", err)
@@ -157,6 +157,10 @@ func (e *Edge) start(args ...string) {
 		e.tb.Fatalf("sipward did not become ready: %v\n%s", err, e.Output())
 	}
 }
+
+// adminSocket keeps edges of tests apart from each other, and from one that runs on this host. It is relative to the
+// directory of the edge: an absolute path can be too long for a socket.
+const adminSocket = "SIPWARD_ADMIN__SOCKET=./admin.sock"
 
 // environment is ours without what would configure the edge.
 func environment() []string {
@@ -356,6 +360,11 @@ func (e *Edge) WaitLine(ctx context.Context, from int, check func(string) bool) 
 	}
 }
 
+// Command runs a sub-command that asks this edge over its admin socket. See Run.
+func (e *Edge) Command(ctx context.Context, args ...string) (output string, code int, err error) {
+	return Run(ctx, e.dir, args...)
+}
+
 // Run runs a sub-command to its end and returns its output, both streams, and its exit code.
 func Run(ctx context.Context, dir string, args ...string) (output string, code int, err error) {
 	binary, err := Binary()
@@ -364,7 +373,7 @@ func Run(ctx context.Context, dir string, args ...string) (output string, code i
 	}
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = dir
-	cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+dir)
+	cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+dir, adminSocket)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

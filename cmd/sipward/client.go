@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sipward/sipward/admin"
+	"github.com/sipward/sipward/config"
+)
+
+// completionTime bounds what is asked while somebody types.
+const completionTime = time.Second
+
+// socketVariable is the environment's word for admin.socket, which an edge heeds too.
+const socketVariable = config.EnvPrefix + "ADMIN__SOCKET"
+
+// group makes a command that only holds others.
+func group(use, short, long string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Long: long, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.SuggestionsMinimumDistance = 2
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return unknownCommand(c, args[0])
+	}
+	c.AddCommand(subs...)
+	return c
+}
+
+func unknownCommand(c *cobra.Command, name string) error {
+	hint := ""
+	if near := c.SuggestionsFor(name); len(near) > 0 {
+		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+	}
+	return fmt.Errorf("unknown command %q%s", name, hint)
+}
+
+// oneArgument asks for a thing and no more.
+func oneArgument(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch len(args) {
+		case 0:
+			return errors.New("say which: " + what)
+		case 1:
+			return nil
+		default:
+			return fmt.Errorf("unexpected %q: one at a time", args[1])
+		}
+	}
+}
+
+// asking are the flags of commands that ask a running edge.
+type asking struct {
+	socket, file string
+	asJSON       bool
+}
+
+func (a *asking) flags(c *cobra.Command) {
+	f := c.PersistentFlags()
+	f.StringVar(&a.socket, "socket", "", "the admin socket of the edge, as `path` (default: where an edge without configuration has it)")
+	f.StringVarP(&a.file, "config", "c", "", "ask at the admin.socket of this configuration `file`")
+	f.BoolVar(&a.asJSON, "json", false, "print JSON")
+	_ = c.MarkFlagFilename("config", "yaml", "yml") // only fails for a flag that does not exist
+}
+
+// client is for the edge that the flags mean.
+func (a *asking) client() (*admin.Client, error) {
+	path := admin.DefaultPath
+	switch {
+	case a.socket != "" && a.file != "":
+		return nil, usageError{errors.New("--socket and --config exclude each other")}
+	case a.socket != "":
+		path = a.socket
+	case a.file != "":
+		c, _, err := load(config.Options{Path: a.file})
+		if err != nil {
+			return nil, err
+		}
+		if path = c.Admin.Socket; path == "" {
+			return nil, configError{fmt.Errorf("%s: admin.socket is empty: an edge with this file has no socket", a.file)}
+		}
+	case os.Getenv(socketVariable) != "":
+		path = os.Getenv(socketVariable)
+	}
+	return admin.NewClient(admin.Paths(path)...), nil
+}
+
+// completes makes a completion that asks the edge. What goes wrong completes nothing.
+func (a *asking) completes(ask func(ctx context.Context, c *admin.Client) ([]string, error)) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		client, err := a.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		parent := c.Context()
+		if parent == nil {
+			parent = context.Background()
+		}
+		ctx, cancel := context.WithTimeout(parent, completionTime)
+		defer cancel()
+		all, err := ask(ctx, client)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return all, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// backendNames completes the name of a backend, with the pool where two pools have one of that name.
+func backendNames(ctx context.Context, c *admin.Client) ([]string, error) {
+	l, err := c.Backends(ctx)
+	times := make(map[string]int)
+	for _, b := range l.Backends {
+		times[b.Name]++
+	}
+	var names []string
+	for _, b := range l.Backends {
+		name := b.Name
+		if times[name] > 1 {
+			name = b.Pool + "/" + name
+		}
+		names = append(names, visible(name)+"\t"+visible(strings.TrimSpace(b.State+" "+b.Address)))
+	}
+	return names, err
+}

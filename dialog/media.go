@@ -198,9 +198,6 @@ func (m *Media) invite(from Leg, cseq uint32, b Body) {
 	if overlaps {
 		m.lose()
 	}
-	if m.side[from.Peer()].may&isPreview != 0 {
-		m.side[from.Peer()].may = 0 // it was for an earlier INVITE
-	}
 	if b.carried() {
 		m.offer(from, t, offered, b)
 	}
@@ -416,6 +413,11 @@ func (m *Media) commit(offerer Leg, t *transaction, answer Body) {
 
 // promote makes what is pending on both sides the state of the session.
 func (m *Media) promote(offerer Leg, t *transaction, answer Body) {
+	for i := range m.side {
+		s := &m.side[i]
+		m.overtake(t, &s.invite)
+		m.overtake(t, &s.within)
+	}
 	if t.spoilt {
 		m.lose()
 		return
@@ -429,17 +431,16 @@ func (m *Media) promote(offerer Leg, t *transaction, answer Body) {
 		if !s.keep || !s.is.known() {
 			text[committedBody(l)] = Body{}
 		}
-		m.overtake(t, &s.invite, t == &m.side[A].within || t == &m.side[B].within)
-		m.overtake(t, &s.within, false)
 	}
 	m.setBodies(&text)
 }
 
-// overtake tells transaction o that t was committed while it runs.
-func (m *Media) overtake(t, o *transaction, inside bool) {
+// overtake tells transaction o that t is committed while o runs or after it.
+func (m *Media) overtake(t, o *transaction) {
 	if o == t {
 		return
 	}
+	inside := t == &m.side[A].within || t == &m.side[B].within
 	if o.open() {
 		o.spoilt = true
 	}

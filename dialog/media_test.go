@@ -1,7 +1,6 @@
 package dialog
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -305,6 +304,15 @@ func TestOffersAndAnswers(t *testing.T) {
 			B 200 INVITE 2 e	= ??
 			A INVITE 4 f	= ?? open
 			B 200 INVITE 4 g	= fg`},
+		{"AnInviteThatOverlapsIsNoCleanExchange", `
+			A INVITE 1 a	= ?? open
+			A INVITE 2 b	= ?? open
+			B 200 INVITE 2 c	= ??
+			A UPDATE 3 d	= ?? open
+			A UPDATE 4 e	= ?? open
+			B 200 UPDATE 4 f	= ??
+			A UPDATE 5 g	= ?? open
+			B 200 UPDATE 5 h	= gh`},
 		{"ARequestThatComesTooLateLeavesNothingKnown", `
 			A INVITE 5 a	= ?? open
 			B 200 INVITE 5 b	= ab
@@ -385,9 +393,243 @@ func TestOffersAndAnswers(t *testing.T) {
 	}
 }
 
+func playAll(t testing.TB, m *Media, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		play(t, m, line)
+	}
+}
+
+func keeping() *Media {
+	var m Media
+	m.Keep(A, true)
+	m.Keep(B, true)
+	return &m
+}
+
+func TestAForkWaitsForItsOwnAnswer(t *testing.T) {
+	for _, test := range []struct {
+		name, before, expected string // by a fork that is answered 200 b2
+	}{
+		{"Before", "A INVITE 1 a", "ab2"},
+		{"AfterAPreview", "A INVITE 1 a; B 183 INVITE 1 b", "ab2"},
+		{"AfterAReliableAnswer", "A INVITE 1 a; B 183R INVITE 1 b", "ab2"},
+		{"AfterASuccess", "A INVITE 1 a; B 200 INVITE 1 b; A ACK 1", "ab2"},
+		{"AfterAnUpdateOfTheFirst", "A INVITE 1 a; B 183R INVITE 1 b; A UPDATE 2 c; B 200 UPDATE 2 d", "?b2"},
+		{"AfterAnUpdateOfTheAnsweredFirst", "A INVITE 1 a; B 200 INVITE 1 b; B UPDATE 2 c; A 200 UPDATE 2 d", "?b2"},
+		{"AfterAnIllegalSecondOffer", "A INVITE 1 a; A UPDATE 2 c", "?b2"},
+		{"AfterARefusal", "A INVITE 0 a; B 200 INVITE 0 b; A INVITE 1 c; B 488 INVITE 1", "?b2"},
+		{"AfterAnOpaqueOffer", "A INVITE 1 ?", "?b2"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := keeping()
+			playAll(t, m, strings.Split(test.before, "; ")...)
+			before := known(t, m)
+			f := m.Fork()
+			if got := known(t, &f); got != "??" || !f.Open() {
+				t.Fatalf("it knows %s, open %v", got, f.Open())
+			}
+			playAll(t, &f, "A INVITE 1 a", "B 200 INVITE 1 b2", "A ACK 1")
+			if got := known(t, &f); got != test.expected || f.Open() {
+				t.Fatalf("%s, open %v", got, f.Open())
+			}
+			if got := known(t, m); got != before {
+				t.Fatalf("the other was %s and is %s", before, got)
+			}
+		})
+	}
+	for _, before := range []string{"A INVITE 1", "A INVITE 1; B 183R INVITE 1 b", "A INVITE 1; B 200 INVITE 1 b; A ACK 1 a"} {
+		m := keeping()
+		playAll(t, m, strings.Split(before, "; ")...)
+		f := m.Fork()
+		playAll(t, &f, "B 200 INVITE 1 b2", "A ACK 1 a2")
+		if got := known(t, &f); got != "a2b2" {
+			t.Errorf("%s: %s", before, got)
+		}
+	}
+	if f := new(Media).Fork(); f != (Media{}) {
+		t.Error("a fork of nothing is something")
+	}
+}
+
+func TestBodiesAreKeptOnRequest(t *testing.T) {
+	var m Media
+	m.Keep(A, true)
+	playAll(t, &m, "A INVITE 1 a", "B 200 INVITE 1 b")
+	if b, ok := m.SentBy(A); !ok || nameOf(b.SDP) != "a" || string(b.Type) != "application/sdp" {
+		t.Errorf("%q %v", b.SDP, ok)
+	}
+	if _, ok := m.SentBy(B); ok {
+		t.Error("B's body is kept")
+	}
+	if sum, ok := m.Fingerprint(B); !ok || sum != Fingerprint(description("b")) {
+		t.Error("B's fingerprint is missing")
+	}
+	if m.Unknown(A) || m.Unknown(B) {
+		t.Error("not to be kept is not to be unknown")
+	}
+	if n := m.Size(); n < len(description("a")) || n > len(description("a"))+64 {
+		t.Errorf("%d bytes are held", n)
+	}
+	m.Keep(B, true)
+	playAll(t, &m, "B INVITE 1 c")
+	m.Keep(A, false)
+	if _, ok := m.SentBy(A); ok {
+		t.Error("A's body was to be let go")
+	}
+	playAll(t, &m, "A 200 INVITE 1 d")
+	if b, ok := m.SentBy(B); !ok || nameOf(b.SDP) != "c" {
+		t.Errorf("%q %v", b.SDP, ok)
+	}
+	m.Keep(B, false)
+	if m.Size() != 0 {
+		t.Errorf("%d bytes are held", m.Size())
+	}
+}
+
+func TestTheTypeIsKeptAsStored(t *testing.T) {
+	m := keeping()
+	kind := "Application/SDP ; charset=UTF-8"
+	m.Request(A, wire.INVITE, 1, Body{SDP: description("a"), Type: []byte(kind)})
+	m.Response(B, wire.INVITE, 1, 200, true, Body{SDP: description("b"), Type: []byte("application/sdp")})
+	a, _ := m.SentBy(A)
+	b, _ := m.SentBy(B)
+	if string(a.Type) != kind || string(b.Type) != "application/sdp" || nameOf(a.SDP)+nameOf(b.SDP) != "ab" {
+		t.Errorf("%q %q %q %q", a.SDP, a.Type, b.SDP, b.Type)
+	}
+}
+
+func TestBodyIsCopied(t *testing.T) {
+	m := keeping()
+	sdp := description("a")
+	m.Request(A, wire.INVITE, 1, Body{SDP: sdp})
+	clear(sdp)
+	play(t, m, "B 200 INVITE 1 b")
+	if got := known(t, m); got != "ab" {
+		t.Error(got)
+	}
+}
+
+func TestBodyOf(t *testing.T) {
+	const sdp = "v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\n"
+	for _, test := range []struct {
+		name, headers, body string
+		sdp, opaque         bool
+	}{
+		{"None", "", "", false, false},
+		{"TypeWithoutBody", "Content-Type: multipart/mixed\r\n", "", false, false},
+		{"SDP", "Content-Type: application/sdp\r\n", sdp, true, false},
+		{"Compact", "c: application/sdp\r\n", sdp, true, false},
+		{"AnyCaseAndParameters", "Content-Type: Application / SDP ;charset=x\r\n", sdp, true, false},
+		{"Session", "c: application/sdp\r\nContent-Disposition: Session;handling=required\r\n", sdp, true, false},
+		{"EarlySession", "c: application/sdp\r\nContent-Disposition: early-session\r\n", sdp, false, true},
+		{"Multipart", "c: multipart/mixed;boundary=application/sdp\r\n", sdp, false, true},
+		{"Encrypted", "c: application/pkcs7-mime\r\n", sdp, false, true},
+		{"LongerName", "c: application/sdpng\r\n", sdp, false, true},
+		{"NoType", "", sdp, false, true},
+		{"TwoTypes", "c: application/sdp\r\nContent-Type: text/plain\r\n", sdp, false, true},
+		{"FoldedType", "c: application/sdp;\r\n charset=x\r\n", sdp, false, true},
+		{"LongType", "c: application/sdp;x=" + strings.Repeat("x", 255) + "\r\n", sdp, false, true},
+		{"Encoded", "c: application/sdp\r\nContent-Encoding: gzip\r\n", sdp, false, true},
+		{"EncodedCompact", "c: application/sdp\r\ne: gzip\r\n", sdp, false, true},
+		{"NotSDP", "c: application/sdp\r\n", "hello", false, true},
+		{"AtTheBound", "c: application/sdp\r\n", sdp + strings.Repeat("x", maxSDP-len(sdp)), true, false},
+		{"AboveTheBound", "c: application/sdp\r\n", sdp + strings.Repeat("x", maxSDP-len(sdp)+1), false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			text := "INVITE sip:b@example.com SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n" +
+				"From: <sip:a@example.com>;tag=1\r\nTo: <sip:b@example.com>\r\nCall-ID: 1\r\nCSeq: 1 INVITE\r\n" +
+				test.headers + "Content-Length: " + strconv.Itoa(len(test.body)) + "\r\n\r\n" + test.body
+			var m wire.Msg
+			if fault := m.Scan([]byte(text), false); fault != wire.NoFault {
+				t.Fatal(fault)
+			}
+			b := BodyOf(&m)
+			if (b.SDP != nil) != test.sdp || b.Opaque != test.opaque || test.sdp && string(b.SDP) != test.body {
+				t.Errorf("%q opaque %v", b.SDP, b.Opaque)
+			}
+		})
+	}
+}
+
+func TestFingerprintLeavesOutTheVersionOnly(t *testing.T) {
+	const base = "v=0\r\no=u 7 1 IN IP4 192.0.2.1\r\ns=o=u 7 9\r\nm=audio 1 RTP/AVP 0\r\n"
+	for _, test := range []struct {
+		name, a, b string
+		same       bool
+	}{
+		{"Itself", base, base, true},
+		{"Version", base, strings.Replace(base, " 1 IN", " 4294967296 IN", 1), true},
+		{"SessionID", base, strings.Replace(base, " 7 ", " 8 ", 1), false},
+		{"Address", base, strings.Replace(base, "192.0.2.1", "192.0.2.2", 1), false},
+		{"Port", base, strings.Replace(base, "audio 1 ", "audio 2 ", 1), false},
+		{"OtherLines", base, strings.Replace(base, "7 9", "7 8", 1), false},
+		{"LineEnds", base, strings.ReplaceAll(base, "\r\n", "\n"), false},
+		{"VersionWithBareLF", "v=0\no=u 7 1 IN", "v=0\no=u 7 2 IN", true},
+		{"VersionAtTheEnd", "o=u 7 1", "o=u 7 2\r\n", false},
+		{"VersionAtTheEndOfALine", "o=u 7 1\r\n", "o=u 7 2\r\n", true},
+		{"TooFewFields", "o=u 7\r\nx y z", "o=u 7\r\nx y w", false},
+		{"NoOrigin", "x=o=u 7 1 IN", "x=o=u 7 2 IN", false},
+		{"Empty", "", "", true},
+	} {
+		if got := Fingerprint([]byte(test.a)) == Fingerprint([]byte(test.b)); got != test.same {
+			t.Errorf("%s: same %v", test.name, got)
+		}
+	}
+}
+
+func TestWebRTC(t *testing.T) {
+	for sdp, is := range map[string]bool{
+		"v=0\r\nm=audio 1 RTP/AVP 0\r\n":                                               false,
+		"v=0\r\nm=audio 1 RTP/SAVP 0\r\n":                                              false,
+		"v=0\r\nm=audio 1 UDP/TLS/RTP/SAVPF 0\r\n":                                     true,
+		"v=0\nm=audio 1 RTP/SAVPF 0\n":                                                 true,
+		"v=0\r\ns=SAVPF\r\nm=audio 1 RTP/AVP 0\r\n":                                    false,
+		"v=0\r\ns=SAVPF\r\nm=audio 1 RTP/SAVPF 0\r\n":                                  true,
+		"m=audio 1 UDP/TLS/RTP/SAVP 0\r\na=fingerprint:sha-256 0\r\n":                  false,
+		"a=ice-ufrag:x\r\nm=audio 1 UDP/TLS/RTP/SAVP 0\r\na=fingerprint:sha-256 0\r\n": true,
+	} {
+		var m Media
+		m.Request(A, wire.INVITE, 1, Body{SDP: []byte(sdp)})
+		if m.WebRTC(A) {
+			t.Errorf("%q: before the answer", sdp)
+		}
+		m.Response(B, wire.INVITE, 1, 200, true, Body{SDP: description("b")})
+		if m.WebRTC(A) != is || m.WebRTC(B) {
+			t.Errorf("%q: %v %v", sdp, m.WebRTC(A), m.WebRTC(B))
+		}
+	}
+}
+
 func TestMediaIsSmall(t *testing.T) {
 	if n := unsafe.Sizeof(Media{}); n > 96 {
 		t.Errorf("%d bytes", n)
 	}
-	t.Log(fmt.Sprint(unsafe.Sizeof(Media{}), unsafe.Sizeof(bodies{})))
+	invite, answer := Body{SDP: description("a")}, Body{SDP: description("b")}
+	if n := testing.AllocsPerRun(100, func() { followCall(invite, answer, false) }); n != 0 {
+		t.Errorf("%v allocations with nothing kept", n)
+	}
+}
+
+func followCall(invite, answer Body, keep bool) (m Media) {
+	m.Keep(A, keep)
+	m.Keep(B, keep)
+	m.Request(A, wire.INVITE, 1, invite)
+	m.Response(B, wire.INVITE, 1, 180, false, Body{})
+	m.Response(B, wire.INVITE, 1, 200, true, answer)
+	m.Ack(A, 1, Body{})
+	return m
+}
+
+func BenchmarkMedia(b *testing.B) {
+	sdp := append(description("a"), strings.Repeat("a=rtpmap:0 PCMU/8000\r\n", 16)...)
+	body := Body{SDP: sdp, Type: []byte("application/sdp")}
+	for _, keep := range []bool{false, true} {
+		b.Run("Keep="+strconv.FormatBool(keep), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				followCall(body, body, keep)
+			}
+		})
+	}
 }

@@ -56,8 +56,12 @@ type Server struct {
 // default cannot be made, and serves on it. log is for
 // what goes wrong later: what an operator does, the edge logs.
 func Listen(path string, edge Edge, log *zerolog.Logger) (*Server, error) {
+	return listenFirst(Paths(path), edge, log)
+}
+
+func listenFirst(paths []string, edge Edge, log *zerolog.Logger) (*Server, error) {
 	var tried []string
-	for _, p := range Paths(path) {
+	for _, p := range paths {
 		s, err := listenAt(p, edge, log)
 		if err == nil {
 			return s, nil

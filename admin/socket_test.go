@@ -104,6 +104,33 @@ func TestSocketInUseIsRefused(t *testing.T) {
 	}
 }
 
+// TestFallbackIsForWhatCannotBeMade: not for a path that another edge has, whose
+// socket the commands would find.
+func TestFallbackIsForWhatCannotBeMade(t *testing.T) {
+	path, edge := tempSocket(t), realEdge(t)
+	file := path + "-file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(file, "s")
+	s, err := listenFirst([]string{below, path}, edge, nop())
+	if err != nil || s.Path() != path {
+		t.Fatalf("got %v", err)
+	}
+	defer func() {
+		if err := s.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := NewClient(below, path).Stats(t.Context()); err != nil {
+		t.Errorf("the client does not look where the server is: %v", err)
+	}
+	_, err = listenFirst([]string{below, path, path + "2"}, edge, nop())
+	if want := "admin.socket: " + below + ": not a directory; " + path + ": " + errInUse.Error(); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 func nop() *zerolog.Logger {
 	z := zerolog.Nop()
 	return &z

@@ -20,7 +20,7 @@ import (
 
 // Numbers we chose.
 const (
-	headerTime = 5 * time.Second  // from the connection to the end of the header
+	headerTime = 2 * time.Second  // from the connection to the end of the header; it comes from this host
 	readTime   = 10 * time.Second // to the end of the body
 	writeTime  = 30 * time.Second // to the end of the answer
 	partTime   = time.Second      // for requests that run when the server closes

@@ -21,7 +21,7 @@ const (
 	// answerTime is how long a socket that was found may take to let us in.
 	answerTime = time.Second
 	// mostConnections are served at a time; others wait in the kernel's queue.
-	mostConnections = 16
+	mostConnections = 32
 )
 
 // listen makes the socket file. The file of a process that died is replaced.

@@ -23,14 +23,11 @@ func (s *session) introduce(warnings config.Problems) bool {
 		op.Warn().Msg(w.String())
 	}
 	listening(op, s.edge.Listeners())
-	if s.admin != nil {
-		op.Info().Str("socket", s.admin.Path()).Msg("administration: sipward calls and sipward backends are answered")
-	}
 	trusts(op, s.config)
 	protections(op, s.config)
 	callLimits(op, s.config)
 	balancing(op, s.config)
-	outputs(op, s.config)
+	s.outputs(op)
 	impossible(op, s.config)
 	s.log.Flush()
 	probes, goOn := s.firstProbes()
@@ -122,15 +119,16 @@ func balancing(op *zerolog.Logger, c *config.Config) {
 }
 
 // outputs shows where call records go and where the edge can be asked.
-func outputs(op *zerolog.Logger, c *config.Config) {
+func (s *session) outputs(op *zerolog.Logger) {
+	c := s.config
 	e := op.Info().Str("output", c.CDR.Output)
 	if c.CDR.Output != "none" {
 		e = e.Str("format", c.CDR.Format)
 	}
 	e.Msg("call records")
-	socket := c.Admin.Socket
-	if socket == "" {
-		socket = "off"
+	socket := "off" // a line before this one says why, if it was to be on
+	if s.admin != nil {
+		socket = s.admin.Path()
 	}
 	op.Info().Str("socket", socket).Msg("administration")
 }

@@ -27,7 +27,11 @@ func (s *session) introduce(warnings config.Problems) bool {
 	protections(op, s.config)
 	callLimits(op, s.config)
 	balancing(op, s.config)
-	s.outputs(op)
+	socket := ""
+	if s.admin != nil {
+		socket = s.admin.Path()
+	}
+	outputs(op, s.config, socket)
 	impossible(op, s.config)
 	s.log.Flush()
 	probes, goOn := s.firstProbes()
@@ -118,17 +122,16 @@ func balancing(op *zerolog.Logger, c *config.Config) {
 	}
 }
 
-// outputs shows where call records go and where the edge can be asked.
-func (s *session) outputs(op *zerolog.Logger) {
-	c := s.config
+// outputs shows where call records go and where the edge can be asked: socket is the path of the admin socket as it was
+// made, empty when there is none.
+func outputs(op *zerolog.Logger, c *config.Config, socket string) {
 	e := op.Info().Str("output", c.CDR.Output)
 	if c.CDR.Output != "none" {
 		e = e.Str("format", c.CDR.Format)
 	}
 	e.Msg("call records")
-	socket := "off" // a line before this one says why, if it was to be on
-	if s.admin != nil {
-		socket = s.admin.Path()
+	if socket == "" {
+		socket = "off"
 	}
 	op.Info().Str("socket", socket).Msg("administration")
 }

@@ -46,7 +46,7 @@ timers: { session_ttl: 1.5, session_update_segment: 3, no_timer_call_duration: 0
 		protections(&op, c)
 		callLimits(&op, c)
 		balancing(&op, c)
-		outputs(&op, c)
+		outputs(&op, c, c.Admin.Socket)
 	}
 	golden(t, "start-limits.golden", out.String())
 }

@@ -94,7 +94,7 @@ func realEdge(t *testing.T) *proxy.Edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := proxy.New(c, log)
+	e, err := proxy.New(c, log, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -286,9 +286,7 @@ func (c *Call) forkLocked(now time.Duration) *Dialog {
 	d.texts.put(textChange{toText, nil}, textChange{contactB, nil}, textChange{routesB, nil})
 	d.seq[A] = StartedAt(c.invite)
 	d.leg[A] = leg{allow: f.leg[A].allow, supported: f.leg[A].supported, updates: f.leg[A].updates, webrtc: f.leg[A].webrtc}
-	if f.state == early && f.media.Open() {
-		d.media = f.media // the caller's offer is made to every callee
-	}
+	d.media = f.media.Fork() // the caller's offer is made to every callee
 	c.more = append(c.more, d)
 	return d
 }

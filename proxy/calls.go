@@ -1,7 +1,13 @@
 package proxy
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/timers"
 )
 
 // CallInfo is one call as the admin socket shows it.
@@ -89,10 +95,125 @@ type CallStats struct {
 }
 
 // Calls lists the calls that match, the oldest first.
-func (e *Edge) Calls(f CallFilter) []CallInfo { return nil }
+func (e *Edge) Calls(f CallFilter) []CallInfo {
+	all := []CallInfo{}
+	now := e.wheel.Now()
+	e.dialogs.All(func(c *dialog.Call) bool {
+		if x := e.callInfo(c.Report(), now); f.takes(&x) {
+			all = append(all, x)
+		}
+		return true
+	})
+	slices.SortFunc(all, func(a, b CallInfo) int { return a.Start.Compare(b.Start) })
+	if f.Limit > 0 && len(all) > f.Limit {
+		all = all[:f.Limit]
+	}
+	return all
+}
+
+func (f *CallFilter) takes(x *CallInfo) bool {
+	return (f.CallID == "" || f.CallID == x.CallID) && (f.ID == "" || f.ID == x.ID) &&
+		(f.Party == "" || strings.Contains(x.From, f.Party) || strings.Contains(x.To, f.Party)) &&
+		(f.Backend == "" || f.Backend == x.Backend) && (f.Mode == "" || f.Mode == x.Mode)
+}
+
+// callIDText is how a listing names a call.
+func callIDText(id dialog.ID) string { return strconv.FormatUint(uint64(id), 16) }
+
+func (e *Edge) callInfo(r dialog.Report, now time.Duration) CallInfo {
+	x := CallInfo{
+		ID: callIDText(r.ID), CallID: string(r.CallID), From: string(uriOf(r.From)), To: string(uriOf(r.To)), RURI: string(r.RURI),
+		Source: r.Source.Proto.Param() + ":" + r.Source.Remote.String(), State: r.State, Mode: r.Mode.String(),
+		Start: e.wallTime(r.Began), Dialogs: r.Dialogs, Limits: []Limit{}, Legs: []LegInfo{},
+	}
+	if b := e.snap.Load().pools.ByID(r.Backend); b != nil {
+		x.Pool, x.Backend = b.Pool().Name(), b.Name()
+	}
+	x.Age = (now - r.Began).Seconds()
+	for _, l := range r.Limits {
+		x.Limits = append(x.Limits, Limit{Key: l.Key, At: e.wallTime(l.At)})
+	}
+	if len(x.Limits) > 0 {
+		x.Ends, x.EndsBy = x.Limits[0].At, x.Limits[0].Key
+	}
+	if r.Answered == 0 {
+		x.Why = "not answered yet"
+		return x
+	}
+	x.Answer, x.Age = e.wallTime(r.Answered), (now - r.Answered).Seconds()
+	x.LastVerified = e.wallTime(r.Verified)
+	if r.NextProbe != 0 {
+		x.NextProbe = e.wallTime(r.NextProbe)
+	}
+	for l, leg := range r.Legs {
+		x.Legs = append(x.Legs, e.legInfo(dialog.Leg(l), leg))
+	}
+	x.Why = why(&r)
+	return x
+}
+
+func (e *Edge) legInfo(l dialog.Leg, r dialog.LegReport) LegInfo {
+	x := LegInfo{
+		Leg: l.String(), Target: string(r.Target), Probe: r.Probe.String(), SE: r.SE, Failures: r.Failures,
+		LastVerified: e.wallTime(r.Verified),
+	}
+	switch {
+	case r.SE == 0:
+	case r.Refreshes:
+		x.Refresher = "self"
+	default:
+		x.Refresher = "peer"
+	}
+	return x
+}
+
+// why says in words how a call is watched.
+func why(r *dialog.Report) string {
+	switch {
+	case r.Mode == timers.ModeN:
+		return "neither side showed a session timer: nothing is sent, no_timer_call_duration and max_call_duration end it"
+	case !r.Watched:
+		return "it cannot be probed: no_timer_call_duration and max_call_duration end it"
+	case r.Mode == timers.ModeR:
+		return "a session timer runs: the edge refreshes each leg as that leg believes, and ends the call when one gives no sign of life for session_ttl"
+	case r.Mode == timers.ModeP:
+		return "one side knows session timers, none runs: the edge asks both legs, and ends the call when one gives no sign of life for session_ttl"
+	}
+	return ""
+}
 
 // EndCall sends BYE on both legs of an answered call. It is false when there is no such call.
-func (e *Edge) EndCall(id string) bool { return false }
+func (e *Edge) EndCall(id string) bool {
+	n, err := strconv.ParseUint(id, 16, 64)
+	if err != nil {
+		return false
+	}
+	c := e.dialogs.Get(dialog.ID(n))
+	if c == nil {
+		return false
+	}
+	w := e.scratch()
+	defer e.release(w)
+	found := c.End(&w.effects, e.wheel.Now())
+	w.flush()
+	return found
+}
 
 // CallStats returns the figures of all calls since the start.
-func (e *Edge) CallStats() CallStats { return CallStats{} }
+func (e *Edge) CallStats() CallStats {
+	s := e.dialogs.Stats(e.wheel.Now())
+	x := CallStats{
+		Attempts: s.Attempts, Answered: s.Answered, Failed: s.Failed, Concurrent: s.Concurrent, Ringing: s.Ringing,
+		ASR: s.ASR, ACD: s.ACD.Seconds(), PDD: s.PDD.Seconds(), CPS: s.CPS,
+		Ended: map[string]uint64{}, Modes: map[string]int{}, Probes: e.probes.read(),
+	}
+	for r, n := range s.Ended {
+		if n > 0 {
+			x.Ended[dialog.Reason(r).String()] = n
+		}
+	}
+	for m, n := range e.dialogs.Modes() {
+		x.Modes[m.String()] = n
+	}
+	return x
+}

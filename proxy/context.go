@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transaction"
@@ -38,6 +39,8 @@ type responseContext struct {
 	arrival transport.Flow // where it came from; up differs where Via asks for another port
 	source  netip.AddrPort // as the socket saw it
 	route   route          // what was decided about it
+	call    *dialog.Call   // that this INVITE began; nil otherwise
+	tx      *dialog.Tx     // of a request in a dialog that we know; nil otherwise
 
 	mu       sync.Mutex
 	timer    timers.Timer
@@ -56,7 +59,9 @@ type responseContext struct {
 	ringing  bool   // the caller was told of a dialog
 	answered bool   // the final response is out
 	canceled bool
-	waiting  bool // for a name to be resolved
+	waiting  bool          // for a name to be resolved
+	tooLong  bool          // it rang for max_ring_duration
+	ringBy   time.Duration // when that is over, 0 = never
 	done     bool
 	panics   uint8
 }
@@ -140,7 +145,7 @@ func (c *responseContext) settleLocked(now time.Duration) {
 	if c.done {
 		return
 	}
-	due := c.server.Due()
+	due := sooner(c.server.Due(), c.ringBy)
 	open := c.server.State() != transaction.Terminated
 	for i := range c.legs {
 		l := c.leg(i)
@@ -235,13 +240,19 @@ func (c *responseContext) forgetLocked() {
 			e.onConn.remove(conn.ID(), c)
 		}
 	}
+	if c.tx != nil { // only after a panic is there no final response yet
+		c.tx.Final(&dialog.Effects{}, nil, 408, e.wheel.Now())
+	}
+	if c.call != nil && !c.answered {
+		c.call.Abandon()
+	}
 	c.answeredLocked()
 }
 
 // answeredLocked notes that the final response is out.
 func (c *responseContext) answeredLocked() {
 	if !c.answered {
-		c.answered = true
+		c.answered, c.ringBy = true, 0
 		c.edge.answered()
 	}
 }
@@ -266,7 +277,8 @@ func (c *responseContext) mendLocked() {
 	c.panics++
 	c.armed = 0
 	c.settleLocked(c.edge.wheel.Now())
-	if !c.done && (c.armed == 0 && !c.waiting || c.panics > maxPanics) {
+	isStuck := !c.waiting && (c.armed == 0 || c.legs == 0 && !c.answered)
+	if !c.done && (isStuck || c.panics > maxPanics) {
 		c.forgetLocked()
 	}
 }
@@ -297,6 +309,10 @@ func (c *responseContext) tickServerLocked(w *scratch, now time.Duration) {
 	eff := c.server.Step(transaction.Tick, now, &c.snap.times)
 	if eff&transaction.Resend != 0 && c.last != nil {
 		w.send(c.up, c.last)
+	}
+	if c.ringBy != 0 && now >= c.ringBy {
+		c.ringBy, c.tooLong = 0, true
+		c.cancelAllLocked(w, nil, now)
 	}
 }
 

@@ -1,6 +1,10 @@
 package proxy
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/sipward/sipward/timers"
+)
 
 // counters count what happens; they only grow.
 type counters struct {
@@ -17,6 +21,9 @@ type counters struct {
 	overload      atomic.Uint64 // of them: self-protection
 	overLimit     atomic.Uint64 // of them: max_cps
 	tableFull     atomic.Uint64 // of them: max_transactions
+	dialogsFull   atomic.Uint64 // of them: max_dialogs
+	injected      atomic.Uint64 // requests of our own in dialogs
+	notes         atomic.Uint64 // what was to be told of single calls
 	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on
 	sendErrors    atomic.Uint64
 	panics        atomic.Uint64
@@ -27,6 +34,9 @@ type Counters struct {
 	Received, Malformed, Responses, Stray, Repeated, Forwarded, Failovers, Retransmitted uint64
 	Rejected, Loops, Overload, OverLimit, TableFull, LateSuccess, SendErrors, Panics     uint64
 
+	DialogsFull, Injected, Notes uint64
+
+	Calls        int // in the dialog store now, further dialogs of forked calls too
 	Transactions int // in the table now
 	Active       int // of them: not answered yet
 	Timers       int // armed now
@@ -42,6 +52,28 @@ func (e *Edge) Counters() Counters {
 		Retransmitted: c.retransmitted.Load(), Rejected: c.rejected.Load(), Loops: c.loops.Load(),
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
+		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), Calls: e.dialogs.Len(),
 		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}
+}
+
+// probeMethods is how many ways to probe there are, and ProbeNone.
+const probeMethods = int(timers.ProbeOptionsStale) + 1
+
+// probeCounts count the results of probes.
+type probeCounts [probeMethods][timers.Classes]atomic.Uint64
+
+func (p *probeCounts) note(m timers.ProbeMethod, c timers.Class) { p[m][c].Add(1) }
+
+// read names every result that occurred: "update/alive".
+func (p *probeCounts) read() map[string]uint64 {
+	all := map[string]uint64{}
+	for m := range p {
+		for c := range p[m] {
+			if n := p[m][c].Load(); n > 0 {
+				all[timers.ProbeMethod(m).String()+"/"+timers.Class(c).String()] = n
+			}
+		}
+	}
+	return all
 }

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transaction"
@@ -30,6 +32,8 @@ const (
 	errorRepliesPerSecond = 200
 	// panicLinesPerSecond bounds the lines about our own bugs.
 	panicLinesPerSecond = 1
+	// noteLinesPerSecond bounds the lines about single calls.
+	noteLinesPerSecond = 5
 )
 
 // Edge is one running proxy. Make it with New, which opens the sockets, then
@@ -42,6 +46,9 @@ type Edge struct {
 	table    *transaction.Table[transactor]
 	onConn   *connIndex
 	affinity *affinity
+	dialogs  *dialog.Store
+	learned  *learned
+	records  *cdr.Writer
 	sources  *sources
 	snap     atomic.Pointer[snapshot]
 
@@ -52,6 +59,9 @@ type Edge struct {
 	load         load
 	errorReplies *backend.Rate
 	panicLines   *backend.Rate
+	noteLines    *backend.Rate
+	probeRate    atomic.Pointer[backend.Rate] // of probe_rate_max
+	probes       probeCounts
 	count        counters
 	pool         sync.Pool // *scratch
 
@@ -73,20 +83,26 @@ type Edge struct {
 }
 
 // New opens the sockets of a sound configuration. Errors name what could not be
-// done and what to do about it; then nothing stays open.
-func New(c *config.Config, log *eventlog.Log) (*Edge, error) {
+// done and what to do about it; then nothing stays open. records, which may be nil,
+// stays the caller's, as log does: close it after Stop.
+func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (*Edge, error) {
 	secret := []byte(c.Secret)
 	if len(secret) == 0 {
 		k := transaction.NewKey()
 		secret = k.Append(nil, transaction.Branch{})
 	}
 	e := &Edge{
-		log: log, wheel: timers.NewWheel(wheelTick), table: transaction.NewTable[transactor](c.Limits.MaxTransactions),
+		log: log, records: records, learned: newLearned(), wheel: timers.NewWheel(wheelTick), table: transaction.NewTable[transactor](c.Limits.MaxTransactions),
 		onConn: newConnIndex(), affinity: newAffinity(), sources: newSources(),
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
-		idle: make(chan struct{}), maxMessage: c.Limits.MaxMessage,
+		noteLines: backend.NewRate(noteLinesPerSecond),
+		idle:      make(chan struct{}), maxMessage: c.Limits.MaxMessage,
 	}
+	e.dialogs = dialog.NewStore(dialog.Options{
+		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue,
+		IsOwn: func(user []byte) bool { _, ok := e.tokens.parse(user); return ok },
+	})
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{
 		Limits: c.Limits, ClientTLSFor: e.clientTLS,
@@ -96,13 +112,34 @@ func New(c *config.Config, log *eventlog.Log) (*Edge, error) {
 		return nil, err
 	}
 	e.resolver = newResolver(c.Resolver)
-	snap, err := newSnapshot(c, e.net.Listeners(), nil, e.wheel.Now())
+	snap, err := e.newSnapshot(c, e.net.Listeners(), nil)
 	if err != nil {
 		e.resolver.Close()
 		return nil, joinClose(err, e.net)
 	}
-	e.snap.Store(snap)
+	e.take(snap)
 	return e, nil
+}
+
+// take makes a snapshot the current one.
+func (e *Edge) take(s *snapshot) {
+	e.snap.Store(s)
+	rate := e.probeRate.Load()
+	e.probeRate.Store(rate.WithLimit(s.config.Timers.ProbeRateMax))
+}
+
+// newSnapshot makes one whose backends know their calls.
+func (e *Edge) newSnapshot(c *config.Config, l []*transport.Listener, old *snapshot) (*snapshot, error) {
+	s, err := newSnapshot(c, l, old, e.wheel.Now())
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.pools.Pools() {
+		for _, b := range p.Backends() {
+			b.CountCallsBy(e.dialogs.Tally(b.ID()))
+		}
+	}
+	return s, nil
 }
 
 func joinClose(err error, l *transport.Layer) error {
@@ -163,11 +200,11 @@ func (e *Edge) Reload(c *config.Config) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := e.snap.Load()
-	snap, err := newSnapshot(c, old.listeners, old, e.wheel.Now())
+	snap, err := e.newSnapshot(c, old.listeners, old)
 	if err != nil {
 		return err
 	}
-	e.snap.Store(snap)
+	e.take(snap)
 	e.endSnapshotLocked()
 	e.watchLocked(snap)
 	e.probers = e.startProbers(snap)

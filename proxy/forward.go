@@ -34,6 +34,9 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 	}
 	l := c.newLegLocked()
 	l.flow, l.backend, l.addr = h.flow, h.backend, h.addr
+	if c.call != nil {
+		c.call.Forwarded(h.backendID(), dialogFlow(h.flow))
+	}
 	l.client = transaction.NewMachine(kind, h.flow.Proto().Reliable())
 	l.client.Step(transaction.Start, now, &c.snap.times)
 	l.failover = now + wait

@@ -89,7 +89,7 @@ func newEdge(tb testing.TB, c *config.Config, w *logLines) *Edge {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	e, err := New(c, log)
+	e, err := New(c, log, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -336,8 +336,8 @@ func (l *lab) context() *responseContext {
 func (l *lab) atRest() {
 	l.Helper()
 	c := l.e.Counters()
-	if c.Transactions != 0 || c.Active != 0 || c.Timers != 0 {
-		l.Errorf("left over: %d transactions, %d active, %d timers", c.Transactions, c.Active, c.Timers)
+	if c.Transactions != 0 || c.Active != 0 || l.strayTimers() != 0 {
+		l.Errorf("left over: %d transactions, %d active, %d timers", c.Transactions, c.Active, l.strayTimers())
 	}
 	for i := range l.e.onConn.on {
 		l.Errorf("left over: transactions on connection %d", i)
@@ -345,6 +345,18 @@ func (l *lab) atRest() {
 	if c.Panics != 0 {
 		l.Errorf("%d panics:\n%s", c.Panics, strings.Join(l.lines("panic"), ""))
 	}
+}
+
+// strayTimers is how many timers are armed besides the one of each answered call.
+func (l *lab) strayTimers() int {
+	n := l.e.Counters().Timers
+	for _, c := range l.e.Calls(CallFilter{}) {
+		if c.State == "ringing" {
+			l.Errorf("left over: a call that rings: %+v", c)
+		}
+		n--
+	}
+	return n
 }
 
 // plain replaces what differs from run to run: branches and tokens of the edge,

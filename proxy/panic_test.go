@@ -109,7 +109,7 @@ func TestPanicInAResponse(t *testing.T) {
 		l.pbx[0].answers(inv, 200, "b") // the call goes on
 		l.phone.get("200 INVITE")
 		pass(70 * time.Second)
-		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 {
+		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || l.strayTimers() != 0 {
 			t.Errorf("left over: %+v", n)
 		}
 	})
@@ -127,7 +127,7 @@ func TestPanicInATimer(t *testing.T) {
 			t.Fatalf("%+v", n)
 		}
 		pass(200 * time.Second)
-		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 {
+		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || l.strayTimers() != 0 {
 			t.Errorf("left over: %+v", n)
 		}
 	})
@@ -141,7 +141,7 @@ func TestPanicInEveryTimer(t *testing.T) {
 		l.pbx[0].get("INVITE")
 		c := l.context()
 		l.broken(&c.mu, &c.snap, func() { pass(5 * time.Second) })
-		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || n.Timers != 0 || n.Panics != maxPanics+1 {
+		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || l.strayTimers() != 0 || n.Panics != maxPanics+1 {
 			t.Errorf("left over: %+v", n)
 		}
 	})

@@ -68,7 +68,7 @@ func (e *Edge) pickAddress(r *route, b *backend.Backend, c *responseContext, now
 		if c.tried(b, t) {
 			continue
 		}
-		if !r.exempt && !b.Admit(now) {
+		if !r.exempt && (r.opens && !b.HasRoom() || !b.Admit(now)) {
 			r.overLimit = true
 			return hop{}, false
 		}

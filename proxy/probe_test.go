@@ -163,12 +163,12 @@ func TestFailedStart(t *testing.T) {
 		_ = l.e.log.Close()
 	}()
 	c := testConfig("udp:127.0.0.1:0", "tcp:127.0.0.1:0", "udp:"+l.edge().String())
-	if e, err := New(c, l.e.log); err == nil {
+	if e, err := New(c, l.e.log, nil); err == nil {
 		t.Errorf("%s is bound twice", e.Listeners()[2].Bound)
 	}
 	c = testConfig("udp:127.0.0.1:0")
 	c.Advertise = "x:y"
-	if _, err := New(c, l.e.log); err == nil {
+	if _, err := New(c, l.e.log, nil); err == nil {
 		t.Error("a bad advertise is taken")
 	}
 }

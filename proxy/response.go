@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
@@ -76,7 +77,7 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	c.mu.Lock()
 	defer c.unlock()
 	m := &w.msg
-	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.cseq {
+	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.sentCSeq() {
 		c.edge.count.stray.Add(1)
 		return
 	}
@@ -133,7 +134,8 @@ func (c *responseContext) provisionalLocked(w *scratch, l *leg, now time.Duratio
 	if !m.To.Tag.Empty() {
 		c.ringing = true
 	}
-	c.last = w.relayed(make([]byte, 0, len(m.Buf)), c.up)
+	c.heardProvisionalLocked(m, now)
+	c.last = w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, 0)
 	w.send(c.up, c.last)
 }
 
@@ -145,7 +147,8 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 		if c.answered {
 			return
 		}
-		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up), now)
+		se := c.heardFinalLocked(w, m, m.Status, now)
+		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, se), dialog.Callee, now)
 		return
 	}
 	if c.server.Step(transaction.Success, now, &c.snap.times)&transaction.Send == 0 {
@@ -155,7 +158,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	c.last = nil
 	start := len(w.arena)
-	w.arena = w.relayed(w.arena, c.up)
+	w.arena = w.relayed(w.arena, c.up, c.cseq, c.heardSuccessLocked(w, m, now))
 	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
 	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {
@@ -179,10 +182,10 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	retry := c.failsOver(m.Status)
 	if !retry && m.Status != 503 && c.bestCode == 0 && !c.waitsForLegsLocked() {
-		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up), now)
+		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, 0), dialog.Callee, now)
 		return
 	}
-	c.considerLocked(m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up))
+	c.considerLocked(m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, 0))
 	if retry && c.tryNextLocked(w, now) {
 		return
 	}
@@ -249,10 +252,11 @@ func (c *responseContext) concludeLocked(w *scratch, now time.Duration) {
 		// A 503 says "I serve nobody"; only our own may say that of us (16.7 step 6).
 		status, b = 500, withStatusLine(b, "SIP/2.0 500 Server Internal Error\r\n")
 	}
+	by := dialog.Callee
 	if b == nil {
-		b = c.localReply(w, status)
+		by, b = dialog.Edge, c.localReply(w, status)
 	}
-	c.sendFinalLocked(w, status, b, now)
+	c.sendFinalLocked(w, status, b, by, now)
 }
 
 // poolDown says that no request would fare better: no backend is up.
@@ -270,13 +274,15 @@ func withStatusLine(b []byte, line string) []byte {
 }
 
 // sendFinalLocked sends the one final response of this context. b is kept for
-// retransmissions.
-func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, now time.Duration) {
+// retransmissions, by says whose decision it is.
+func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, by dialog.Ender, now time.Duration) {
 	if c.server.Step(transaction.Response(status), now, &c.snap.times)&transaction.Send == 0 {
 		return
 	}
 	c.last = b
 	c.answeredLocked()
+	c.heardFinalLocked(w, nil, status, now)
+	c.failedLocked(w, status, by, now)
 	if c.method == wire.INVITE && status >= 300 && c.server.State() == transaction.Completed {
 		w.again.Scan(b, c.up.Proto().Reliable())
 		w.key = transaction.AppendAckKey(w.key[:0], &w.again)
@@ -285,14 +291,6 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, now 
 		}
 	}
 	w.send(c.up, b)
-}
-
-// relayed appends the response in w.msg without our Via (16.7 step 3), as it goes to up.
-func (w *scratch) relayed(dst []byte, up transport.Flow) []byte {
-	w.edit.Reset(&w.msg)
-	w.edit.DeleteTopVia()
-	w.spliceLength(&w.msg, up)
-	return w.edit.AppendTo(dst)
 }
 
 // retryAfter reads the seconds of Retry-After, 0 when there is none.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transport"
@@ -43,6 +44,10 @@ type route struct {
 	bound   bool             // it came with a token of ours
 	limit   *backend.Rate    // of the matching rule, nil = none
 
+	dialog dialog.Ref // the dialog it belongs to, and who speaks
+	opens  bool       // it may begin a call
+	change change     // what is written anew besides RFC 3261 16.6
+
 	ownMaddr   bool // the Request-URI's maddr is ours (16.4)
 	popped     int  // own Route values to remove (16.4)
 	strictRURI bool // a strict router put our Record-Route into the Request-URI
@@ -59,6 +64,7 @@ func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, reje
 	d.r.guarded = d.r.from == nil
 	d.stripOwnRoutes()
 	d.stripOwnMaddr()
+	d.findDialog()
 	d.r.bound = d.hasBound
 	rej := d.target()
 	d.r.exempt = d.r.exempt || d.isRunning()
@@ -225,6 +231,29 @@ func (d *decision) leadsOut(t token) bool {
 	return src.Addr() != t.remote.Addr() // another node took the call over
 }
 
+// findDialog asks the dialog store, which beats everything that the request says by
+// itself: the outside party may have moved since our Record-Route was written.
+func (d *decision) findDialog() {
+	d.r.opens = d.m.Method == wire.INVITE && !d.r.inDialog
+	if !d.r.inDialog {
+		return
+	}
+	fromCaller := d.outward == d.bound.isCallee
+	d.r.dialog = d.edge.dialogs.Find(d.bound.call, d.m, fromCaller)
+	if !d.r.dialog.Known() {
+		return
+	}
+	at := d.r.dialog.Place()
+	d.outward = at.Outside
+	if at.Outside {
+		d.bound.proto, d.bound.listener, d.bound.remote, d.bound.conn = at.Flow.Proto, at.Flow.Listener, at.Flow.Remote, at.Flow.Conn
+	}
+	if at.Backend != 0 {
+		d.bound.backend = at.Backend
+	}
+	d.hasBound = true
+}
+
 // target finds where the request goes.
 func (d *decision) target() rejection {
 	u, ok := wire.ParseURI(d.uri)
@@ -252,20 +281,11 @@ func (d *decision) target() rejection {
 // gone leaves it to Route and Request-URI.
 func (d *decision) toBoundFlow() bool {
 	t := d.bound
-	if t.proto.Reliable() {
-		c := d.edge.net.ConnByID(t.conn)
-		if c == nil {
-			return false
-		}
-		d.r.flow = c.Flow()
-	} else {
-		l := d.snap.listener(int(t.listener), wire.UDP)
-		if l == nil {
-			return false
-		}
-		d.r.flow = d.edge.udpFlow(l, t.remote)
+	f, ok := d.edge.outsideFlow(d.snap, dialog.Flow{Proto: t.proto, Listener: t.listener, Remote: t.remote, Conn: t.conn})
+	if !ok {
+		return false
 	}
-	d.r.kind = toFlow
+	d.r.flow, d.r.kind = f, toFlow
 	d.strictness()
 	return true
 }

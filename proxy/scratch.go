@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
@@ -19,6 +20,7 @@ type scratch struct {
 	arena []byte // bytes of queued messages that nobody stores
 	order []*backend.Backend
 
+	effects dialog.Effects   // to be acted on
 	changes []backend.Change // to be logged
 	queue   []outgoing
 }
@@ -62,9 +64,22 @@ func (w *scratch) sendFor(f transport.Flow, b []byte, owner sender, leg uint16) 
 	w.queue = append(w.queue, outgoing{flow: f, bytes: b, owner: owner, leg: leg})
 }
 
-// flush sends what is queued, in order. No lock may be held. A failed leg queues
-// its successor, which goes out in the same call; maxLegs bounds that.
+// flush sends what is queued, in order, and does what calls ask for. No lock may be
+// held. A failed leg queues its successor, which goes out in the same call; maxLegs
+// bounds that. A failed request of our own is tried again by a timer only.
 func (w *scratch) flush() {
+	w.flushQueue()
+	for !w.effects.Empty() {
+		w.perform()
+		w.flushQueue()
+	}
+	for _, c := range w.changes {
+		w.edge.logChange(c)
+	}
+	w.changes = w.changes[:0]
+}
+
+func (w *scratch) flushQueue() {
 	for i := 0; i < len(w.queue); i++ {
 		o := w.queue[i]
 		err := o.flow.Send(o.bytes)
@@ -79,8 +94,4 @@ func (w *scratch) flush() {
 		w.queue[i] = outgoing{}
 	}
 	w.queue = w.queue[:0]
-	for _, c := range w.changes {
-		w.edge.logChange(c)
-	}
-	w.changes = w.changes[:0]
 }

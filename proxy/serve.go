@@ -4,6 +4,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transaction"
@@ -52,14 +53,12 @@ func (e *Edge) open(w *scratch, p *transport.Packet, snap *snapshot, r route, no
 		server: transaction.NewMachine(kind, p.Flow.Proto().Reliable()),
 		req:    append([]byte(nil), m.Buf...),
 	}
-	if !c.enter(w, now) {
-		return
-	}
+	c.enter(w, now)
 	w.flush()
 }
 
 // enter puts the context into the table and tries the first target.
-func (c *responseContext) enter(w *scratch, now time.Duration) bool {
+func (c *responseContext) enter(w *scratch, now time.Duration) {
 	c.mu.Lock()
 	defer c.unlock()
 	e, m := c.edge, &w.msg
@@ -78,13 +77,19 @@ func (c *responseContext) enter(w *scratch, now time.Duration) bool {
 		e.count.tableFull.Add(1)
 		c.done = true
 		e.replyStateless(w, c.arrival, 503, "Server Busy", e.retryLater())
-		return false
+		return
 	case transaction.Exists: // the same request, at the same moment, on another socket
 		c.done = true
-		return false
+		return
 	}
 	c.key, c.slot = key, slot
 	e.unanswered()
+	if rej := c.joinLocked(w, m, now); rej.status != 0 {
+		c.forgetLocked()
+		e.count.rejected.Add(1)
+		e.replyStateless(w, c.arrival, rej.status, rej.reason, rej.header)
+		return
+	}
 	c.server.Step(transaction.Start, now, &c.snap.times)
 	if m.Method == wire.INVITE { // 16.2: at once, so that the caller is quiet
 		c.server.Step(transaction.Provisional100, now, &c.snap.times)
@@ -96,7 +101,6 @@ func (c *responseContext) enter(w *scratch, now time.Duration) bool {
 		c.noTargetLocked(w, now)
 	}
 	c.settleLocked(now)
-	return true
 }
 
 // noTargetLocked answers when there was nothing to try at all.
@@ -106,7 +110,7 @@ func (c *responseContext) noTargetLocked(w *scratch, now time.Duration) {
 		if c.route.overLimit {
 			c.edge.count.overLimit.Add(1)
 		}
-		c.sendFinalLocked(w, 503, c.localReply(w, 503), now)
+		c.sendFinalLocked(w, 503, c.localReply(w, 503), dialog.Edge, now)
 		return
 	}
 	c.considerLocked(404, nil)
@@ -156,7 +160,7 @@ func (c *responseContext) goOn(w *scratch, targets []resolve.Target, err error, 
 	rej := c.route.found(c.snap, targets, err)
 	switch {
 	case rej.status != 0:
-		c.sendFinalLocked(w, rej.status, c.localReply(w, rej.status), now)
+		c.sendFinalLocked(w, rej.status, c.localReply(w, rej.status), dialog.Edge, now)
 	case !c.tryNextLocked(w, now):
 		c.noTargetLocked(w, now)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
 )
 
 // A snapshot is the configuration made ready for the message path. It is
@@ -23,6 +24,7 @@ import (
 type snapshot struct {
 	config    *config.Config
 	times     transaction.Times
+	policy    *timers.Policy
 	pools     *backend.Set
 	rules     []*rule
 	identity  []string // header names that only we may write towards a backend
@@ -52,6 +54,7 @@ func newSnapshot(c *config.Config, listeners []*transport.Listener, old *snapsho
 	s := &snapshot{config: c, listeners: listeners}
 	t := c.Transaction
 	s.times = transaction.Times{T1: t.T1.D(), T2: t.T2.D(), T4: t.T4.D(), B: t.TimerB.D(), C: t.TimerC.D()}
+	s.policy = policyOf(c)
 	var before *backend.Set
 	if old != nil {
 		before = old.pools

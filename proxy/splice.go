@@ -37,6 +37,7 @@ func (w *scratch) splice(m *wire.Msg, r *route, arrival transport.Flow, h hop, b
 		w.spliceRecordRoute(snap, m, r, arrival, h)
 	}
 	w.spliceIdentity(snap, m, r, arrival, h)
+	w.spliceChange(m, &r.change)
 	w.spliceLength(m, h.flow)
 }
 
@@ -118,6 +119,7 @@ func (w *scratch) spliceRecordRoute(snap *snapshot, m *wire.Msg, r *route, arriv
 		t.isCallee = true
 	}
 	t.caller = e.tokens.tagHash(m.Bytes(m.From.Tag))
+	t.call = r.change.call
 	sips := len(m.Bytes(m.RURI)) > 5 && equalFold(m.Bytes(m.RURI)[:5], "sips:")
 	text := w.edit.Begin(wire.At(m.RecordRoutePos()))
 	if in != out {

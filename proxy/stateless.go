@@ -26,6 +26,9 @@ func (e *Edge) forwardStateless(w *scratch, p *transport.Packet) {
 		return
 	}
 	r.exempt = true
+	if r.dialog.Known() && m.Method == wire.ACK {
+		r.change.cseq = r.dialog.Ack(&w.effects, m, e.wheel.Now())
+	}
 	if r.kind == toName {
 		e.resolveStateless(m, p.Flow, r)
 		return
@@ -136,7 +139,7 @@ func (e *Edge) relayStateless(w *scratch, branch transaction.Branch) {
 		return
 	}
 	start := len(w.arena)
-	w.arena = w.relayed(w.arena, f)
+	w.arena = w.relayed(w.arena, f, w.msg.CSeq, 0)
 	w.send(f, w.arena[start:len(w.arena):len(w.arena)])
 	w.flush()
 }

@@ -247,7 +247,7 @@ func waitForRest(t *testing.T, l *lab) {
 		l.e.onConn.mu.Lock()
 		n := len(l.e.onConn.on)
 		l.e.onConn.mu.Unlock()
-		if c.Transactions == 0 && c.Timers == 0 && c.Active == 0 && n == 0 {
+		if c.Transactions == 0 && l.strayTimers() == 0 && c.Active == 0 && n == 0 {
 			if c.Panics != 0 {
 				t.Errorf("%d panics: %s", c.Panics, strings.Join(l.lines("panic"), ""))
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dchest/siphash"
 
+	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
 )
@@ -17,10 +18,11 @@ import (
 // edge send anywhere else: what is not bound here is not reached.
 //
 // It also knows the caller's tag, by which a request tells its direction wherever
-// it comes from: nodes send from other addresses, phones change theirs.
+// it comes from: nodes send from other addresses, phones change theirs. And it
+// names the call in the dialog store, which knows better as long as it knows it.
 //
 // Layout before base64url: flags, listener, remote port, remote address (4 or
-// 16 bytes), connection (8, streams only), backend (4), caller (4), sum (8).
+// 16 bytes), connection (8, streams only), backend (4), caller (4), call (8), sum (8).
 type token struct {
 	proto    wire.Proto     // transport of the outside flow
 	face     face           // which side this Record-Route faces
@@ -29,6 +31,7 @@ type token struct {
 	conn     uint64         // its connection, streams only
 	backend  uint32         // backend.Backend.ID, 0 = none
 	caller   uint32         // hash of the caller's tag
+	call     dialog.ID      // in the store of the process that wrote it, 0 = none
 	isCallee bool           // the outside party is the callee
 }
 
@@ -49,7 +52,7 @@ const (
 	tokenV6        = 0x20
 	tokenVersion   = 0x40
 	tokenCallee    = 0x80
-	tokenMaxRaw    = 1 + 1 + 2 + 16 + 8 + 4 + 4 + 8
+	tokenMaxRaw    = 1 + 1 + 2 + 16 + 8 + 4 + 4 + 8 + 8
 )
 
 // tokenKey signs tokens. It must outlive a restart for calls to do so.
@@ -84,6 +87,7 @@ func (k tokenKey) append(dst []byte, t token) []byte {
 	}
 	raw = binary.BigEndian.AppendUint32(raw, t.backend)
 	raw = binary.BigEndian.AppendUint32(raw, t.caller)
+	raw = binary.BigEndian.AppendUint64(raw, uint64(t.call))
 	raw = binary.BigEndian.AppendUint64(raw, siphash.Hash(k.a, k.b, raw))
 	return base64.RawURLEncoding.AppendEncode(dst, raw)
 }
@@ -115,7 +119,7 @@ func (k tokenKey) parse(user []byte) (t token, ok bool) {
 	if t.proto.Reliable() {
 		clen = 8
 	}
-	if len(body) != 4+alen+clen+8 {
+	if len(body) != 4+alen+clen+16 {
 		return t, false
 	}
 	a, _ := netip.AddrFromSlice(body[4 : 4+alen])
@@ -125,6 +129,7 @@ func (k tokenKey) parse(user []byte) (t token, ok bool) {
 	}
 	t.backend = binary.BigEndian.Uint32(body[4+alen+clen:])
 	t.caller = binary.BigEndian.Uint32(body[4+alen+clen+4:])
+	t.call = dialog.ID(binary.BigEndian.Uint64(body[4+alen+clen+8:]))
 	return t, true
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sipward/sipward/admin"
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy"
+	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 )
 
@@ -37,12 +38,19 @@ func serve(out, errOut io.Writer, load loader) error {
 	if o := c.Log.Output; o != "stdout" && o != "stderr" {
 		fmt.Fprintf(errOut, "log lines go to %s\n", o)
 	}
-	edge, err := proxy.New(c, log)
+	records, err := cdr.Open(c.CDR, cdr.Options{Stdout: out, OnProblem: func(err error) {
+		log.Op().Error().Err(err).Msg("call records")
+	}})
+	if err != nil {
+		return fmt.Errorf("cdr.output: %w", err)
+	}
+	defer records.Close() // what it could say, its OnProblem has said
+	edge, err := proxy.New(c, log, records)
 	if err != nil {
 		return err
 	}
 	edge.Start()
-	s := session{edge: edge, log: log, config: c, load: load, signals: signals}
+	s := session{edge: edge, log: log, records: records, config: c, load: load, signals: signals}
 	if err := s.openAdmin(); err != nil {
 		return errors.Join(err, s.close())
 	}
@@ -57,6 +65,7 @@ type session struct {
 	edge    *proxy.Edge
 	admin   *admin.Server // nil: there is none
 	log     *eventlog.Log
+	records *cdr.Writer
 	config  *config.Config
 	load    loader
 	signals chan os.Signal
@@ -95,6 +104,9 @@ func (s *session) reload() {
 	if err := s.log.Reopen(); err != nil {
 		op.Error().Err(err).Msg("log file could not be opened anew, the old one stays in use")
 	}
+	if err := s.records.Reopen(); err != nil {
+		op.Error().Err(err).Msg("file of the call records could not be opened anew, the old one stays in use")
+	}
 	c, warnings, err := s.load()
 	if err != nil {
 		for line := range strings.SplitSeq(err.Error(), "\n") {
@@ -110,6 +122,9 @@ func (s *session) reload() {
 	}
 	if err := s.log.Configure(c.Log); err != nil {
 		op.Error().Err(err).Msg("log settings not taken over")
+	}
+	if err := s.records.Configure(c.CDR); err != nil {
+		op.Error().Err(err).Msg("settings of the call records not taken over")
 	}
 	s.config = c
 	for _, w := range warnings {
@@ -149,7 +164,8 @@ func (s *session) stop() error {
 	n := s.edge.Counters()
 	op.Info().Int("unanswered", left).Uint64("received", n.Received).Uint64("forwarded", n.Forwarded).
 		Uint64("failovers", n.Failovers).Uint64("rejected", n.Rejected).Uint64("malformed", n.Malformed).
-		Uint64("stray", n.Stray).Uint64("log_lines_lost", s.log.Dropped()).Msg("stopped")
+		Uint64("stray", n.Stray).Uint64("log_lines_lost", s.log.Dropped()).
+		Uint64("call_records_lost", s.records.Dropped()).Msg("stopped")
 	return err
 }
 

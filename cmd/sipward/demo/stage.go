@@ -94,7 +94,7 @@ func (s *stage) startEdge(ctx context.Context) error {
 	if s.log, err = eventlog.Open(c.Log, eventlog.Options{Stdout: s.lines}); err != nil {
 		return err
 	}
-	if s.edge, err = proxy.New(c, s.log); err != nil {
+	if s.edge, err = proxy.New(c, s.log, nil); err != nil {
 		return err
 	}
 	s.edge.Start()

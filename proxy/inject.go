@@ -1,0 +1,211 @@
+package proxy
+
+import (
+	"runtime/debug"
+	"time"
+
+	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/proxy/cdr"
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/timers"
+)
+
+// callDue is a due time of a call. It runs on the wheel's goroutine.
+func (e *Edge) callDue(c *dialog.Call, now time.Duration) {
+	w := e.scratch()
+	defer e.release(w)
+	c.Due(&w.effects, e.probeRate.Load().Admit, now)
+	w.flush()
+}
+
+// perform does what calls asked for. No lock may be held.
+func (w *scratch) perform() {
+	fx := w.effects
+	w.effects = dialog.Effects{}
+	for i := range fx.Ended {
+		w.edge.callEnded(&fx.Ended[i])
+	}
+	for _, n := range fx.Notes {
+		w.edge.logNote(n)
+	}
+	for i := range fx.Acts {
+		w.edge.inject(w, &fx.Acts[i])
+	}
+}
+
+// inject sends a request of the edge's own into a dialog, the way an endpoint's
+// request would go (RFC 3261 16.6 steps 6 to 10): over the outside party's flow, or
+// to the next hop that Route and remote target name.
+func (e *Edge) inject(w *scratch, a *dialog.Act) {
+	now, snap := e.wheel.Now(), e.snap.Load()
+	r, ok := e.wayTo(snap, a)
+	switch {
+	case !ok:
+		e.injected(w, a, nil, 0, now)
+	case r.kind == toName:
+		e.resolver.Resolve(r.query, func(targets []resolve.Target, err error) { e.injectResolved(a, r, targets, err) })
+	default:
+		e.sendInjected(w, snap, a, &r, now)
+	}
+}
+
+// wayTo decides where a request of our own goes.
+func (e *Edge) wayTo(snap *snapshot, a *dialog.Act) (route, bool) {
+	d := decision{edge: e, snap: snap, uri: a.Next}
+	at := a.Place
+	if at.Outside {
+		if f, ok := e.outsideFlow(snap, at.Flow); ok {
+			return route{kind: toFlow, flow: f, exempt: true}, true
+		}
+	}
+	u, ok := wire.ParseURI(a.Next)
+	if !ok {
+		return route{}, false
+	}
+	// Towards the inside it has no more rights than the outside party that it
+	// stands for.
+	d.r.guarded, d.r.bound, d.r.inDialog, d.r.exempt = !at.Outside, true, true, true
+	if !at.Outside {
+		d.bound.backend = at.Backend
+		d.pinToken()
+	}
+	rej := d.toURI(u)
+	return d.r, rej.status == 0
+}
+
+// injectResolved goes on once the name of the next hop is known.
+func (e *Edge) injectResolved(a *dialog.Act, r route, targets []resolve.Target, err error) {
+	w := e.scratch()
+	defer e.release(w)
+	defer func() {
+		if x := recover(); x != nil {
+			e.panicked(x, debug.Stack(), "resolver")
+		}
+	}()
+	snap, now := e.snap.Load(), e.wheel.Now()
+	if rej := r.found(snap, targets, err); rej.status != 0 {
+		e.injected(w, a, nil, 0, now)
+	} else {
+		e.sendInjected(w, snap, a, &r, now)
+	}
+	w.flush()
+}
+
+func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route, now time.Duration) {
+	h, ok := e.pick(w, r, nil, now)
+	if !ok {
+		e.injected(w, a, nil, 0, now)
+		return
+	}
+	q := &ownRequest{edge: e, snap: snap, flow: h.flow}
+	q.answered = func(w *scratch, status int, _ bool, now time.Duration) {
+		if status == 0 {
+			e.injected(w, a, nil, 0, now)
+			return
+		}
+		e.injected(w, a, &w.msg, status, now)
+	}
+	if a.Method == wire.INVITE {
+		q.ack = func(w *scratch) []byte {
+			draft, ok := a.AckFor(&w.msg)
+			if !ok {
+				return nil
+			}
+			return draft.Append(nil, q.appendVia(nil, ackVia))
+		}
+	}
+	if !q.start(w, a.Method, now, a.Append) {
+		e.injected(w, a, nil, 0, now)
+		return
+	}
+	e.count.injected.Add(1)
+}
+
+// injected tells the dialog what became of a request of ours; m is nil without a
+// response.
+func (e *Edge) injected(w *scratch, a *dialog.Act, m *wire.Msg, status int, now time.Duration) {
+	after := time.Duration(0)
+	if m != nil {
+		after = retryAfter(m)
+	}
+	class := a.Done(&w.effects, m, status, after, now)
+	if a.Probe != timers.ProbeNone {
+		e.probes.note(a.Probe, class)
+	}
+}
+
+// outsideFlow is the way to the outside party of a call; a connection that is gone
+// is none.
+func (e *Edge) outsideFlow(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
+	if at.Proto.Reliable() {
+		c := e.net.ConnByID(at.Conn)
+		if c == nil {
+			return transport.Flow{}, false
+		}
+		return c.Flow(), true
+	}
+	l := snap.listener(int(at.Listener), wire.UDP)
+	if l == nil {
+		return transport.Flow{}, false
+	}
+	return e.udpFlow(l, at.Remote), true
+}
+
+// callEnded writes the line and the record of a call that is over.
+func (e *Edge) callEnded(c *dialog.Ended) {
+	from, to := uriOf(c.From), uriOf(c.To)
+	e.log.Ended(&eventlog.End{
+		Reason: c.Reason.String(), Duration: c.Duration(), From: from, To: to, CallID: c.CallID,
+		By: c.By.String(), Mode: c.Mode.String(),
+	})
+	r := cdr.Record{
+		CallID: string(c.CallID), From: string(from), To: string(to), RURI: string(c.RURI),
+		Src: c.Source.Remote.String(), Transport: c.Source.Proto.Param(),
+		Start: e.wallTime(c.Began), End: e.wallTime(c.At), Setup: c.Setup, Duration: c.Duration(),
+		Status: c.Status, EndedBy: c.By.String(), Reason: c.Reason.String(), Mode: c.Mode.String(),
+	}
+	if b := e.snap.Load().pools.ByID(c.Backend); b != nil {
+		r.Pool, r.Backend = b.Pool().Name(), b.Name()
+	}
+	if c.Answered != 0 {
+		r.Answer, r.LastVerified = e.wallTime(c.Answered), e.wallTime(c.Verified)
+	}
+	e.records.Write(&r)
+}
+
+// wallTime is a time of the wheel's clock on the wall's.
+func (e *Edge) wallTime(at time.Duration) time.Time { return time.Now().Add(at - e.wheel.Now()) }
+
+// uriOf is the URI of a From, To or Contact value.
+func uriOf(v []byte) []byte {
+	uri, _, ok := wire.NameAddrURI(v)
+	if !ok {
+		return v
+	}
+	return uri
+}
+
+// logNote tells an operator what a call needs. Peers can repeat it, so it is sampled.
+func (e *Edge) logNote(n dialog.Note) {
+	e.count.notes.Add(1)
+	if !e.noteLines.Admit(e.wheel.Now()) {
+		return
+	}
+	line := e.log.Op().Warn().Bytes("call_id", n.CallID).Str("leg", n.Leg.String())
+	if n.Status != 0 {
+		line.Int("status", n.Status)
+	}
+	line.Msg(noteText[n.Kind])
+}
+
+var noteText = map[dialog.NoteKind]string{
+	dialog.Challenged:     "probe challenged: the call goes on, capped by no_timer_call_duration; let the PBX accept UPDATE, re-INVITE and BYE from the edge without authentication",
+	dialog.ByeChallenged:  "BYE challenged: the leg may not have ended; let the PBX accept BYE from the edge without authentication",
+	dialog.Diverged:       "re-INVITE answered with other media, which the other side could not be told of; it is not used in this call any more",
+	dialog.Untracked:      "header fields too long or no usable Contact: the edge cannot send requests of its own to this leg",
+	dialog.Exhausted:      "CSeq numbers are used up: the call is not probed any more, no_timer_call_duration applies",
+	dialog.Unacknowledged: "no ACK came, but both sides live: the call goes on, no_timer_call_duration applies",
+}

@@ -1,0 +1,237 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// A talk is an answered call in the lab: a phone outside (a), the PBX inside (b).
+type talk struct {
+	*lab
+	id     string
+	a, b   *peer
+	ok     *wire.Msg // the 200 as the caller got it
+	invite *wire.Msg // the INVITE as the callee got it
+	cseq   [2]int    // last number that each side used
+	branch int
+
+	answeredAt time.Duration // on the wheel's clock
+}
+
+const (
+	sideA = iota
+	sideB
+)
+
+// Header lines of the endpoints.
+const (
+	timerLines  = "Supported: timer\n"
+	updateLines = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE\n"
+	plainLines  = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS\n"
+)
+
+const (
+	sdpA = "v=0\no=alice 1 1 IN IP4 192.0.2.1\ns=-\nc=IN IP4 192.0.2.1\nt=0 0\nm=audio 4000 RTP/AVP 0\n"
+	sdpB = "v=0\no=bob 7 7 IN IP4 192.0.2.2\ns=-\nc=IN IP4 192.0.2.2\nt=0 0\nm=audio 5000 RTP/AVP 0\n"
+)
+
+// talks makes a call: caller and callee are the header lines of INVITE and 200.
+func (l *lab) talks(caller, callee string) *talk {
+	l.Helper()
+	t := l.rings(caller)
+	t.answers(callee)
+	t.acks()
+	return t
+}
+
+// rings sends the INVITE.
+func (l *lab) rings(caller string) *talk {
+	l.Helper()
+	callNumber++
+	t := &talk{lab: l, id: fmt.Sprintf("talk-%d", callNumber), a: l.phone, b: l.pbx[0], cseq: [2]int{1, 0}}
+	t.a.sends(t.text(sideA, "INVITE", 1, caller+"Contact: <sip:alice@"+t.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
+	t.a.get("100 INVITE")
+	t.invite = t.b.get("INVITE")
+	return t
+}
+
+// answers sends the 200 with the callee's SDP.
+func (t *talk) answers(callee string) {
+	t.Helper()
+	t.b.sends(t.reply(t.invite, 200, callee+"Contact: <sip:bob@"+t.b.addr.String()+">\n", sdpB))
+	t.ok = t.a.get("200 INVITE")
+	t.answeredAt = t.e.wheel.Now()
+}
+
+func (t *talk) acks() {
+	t.Helper()
+	t.from(sideA, "ACK", t.cseq[sideA], "", "")
+	t.b.get("ACK")
+}
+
+// reply is a response of a party to a request that it got.
+func (t *talk) reply(req *wire.Msg, status int, lines, body string) string {
+	r := response(req, status, "tb")
+	if body != "" {
+		lines += "Content-Type: application/sdp\n"
+	}
+	return strings.Replace(r, "Content-Length: 0\r\n\r\n", crlf(fmt.Sprintf("%sContent-Length: %d\n\n", lines, len(crlf(body)))), 1) + crlf(body)
+}
+
+// text writes a request of one side.
+func (t *talk) text(side int, method string, cseq int, lines, body, uri, route, toTag string) string {
+	t.branch++
+	from, to := "<sip:alice@example.org>;tag=ta", "<sip:bob@example.org>"
+	if toTag != "" {
+		to += ";tag=" + toTag
+	}
+	at := t.a.addr
+	if side == sideB {
+		from, to, at = to, from, t.b.addr
+	}
+	if body != "" {
+		lines += "Content-Type: application/sdp\n"
+	}
+	return crlf(fmt.Sprintf("%s %s SIP/2.0\nVia: SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport\n%sMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d %s\n%sContent-Length: %d\n\n%s",
+		method, uri, at, t.id, t.branch, route, from, to, t.id, cseq, method, lines, len(crlf(body)), body))
+}
+
+// from sends a request inside the dialog with a number of the test's choice.
+func (t *talk) from(side int, method string, cseq int, lines, body string) {
+	t.Helper()
+	if side == sideA {
+		t.a.sends(t.text(sideA, method, cseq, lines, body, "sip:bob@"+t.b.addr.String(), routeOf(t.ok), "tb"))
+		return
+	}
+	var route string
+	for _, h := range t.invite.Headers {
+		if h.Kind == wire.KindRecordRoute {
+			route += "Route: " + string(t.invite.Bytes(h.Value)) + "\n"
+		}
+	}
+	t.b.sends(t.text(sideB, method, cseq, lines, body, "sip:alice@"+t.a.addr.String(), route, "tb"))
+}
+
+// next sends a request with that side's next number.
+func (t *talk) next(side int, method, lines, body string) {
+	t.Helper()
+	t.cseq[side]++
+	t.from(side, method, t.cseq[side], lines, body)
+}
+
+// peer is the party of a side.
+func (t *talk) peer(side int) *peer {
+	if side == sideA {
+		return t.a
+	}
+	return t.b
+}
+
+// asks has a side send a request, the other one answer it, and checks that both
+// see what they should. It returns the request as it arrived.
+func (t *talk) asks(side int, method, lines, body string, status int, answer string) *wire.Msg {
+	t.Helper()
+	t.next(side, method, lines, body)
+	got := t.peer(1 - side).get(method)
+	t.peer(1 - side).sends(t.reply(got, status, answer, ""))
+	back := t.peer(side).get(fmt.Sprintf("%d %s", status, method))
+	if int(back.CSeq) != t.cseq[side] {
+		t.Errorf("%s was answered with CSeq %d, sent with %d", method, back.CSeq, t.cseq[side])
+	}
+	return got
+}
+
+// hangsUp ends the talk by a BYE of one side and checks that nothing is left.
+func (t *talk) hangsUp(side int) {
+	t.Helper()
+	t.asks(side, "BYE", "", "", 200, "")
+	t.gone()
+}
+
+// gone checks that the call is over and, later, that nothing is left of it.
+func (t *talk) gone() {
+	t.Helper()
+	pass(200 * time.Second)
+	if n := t.e.dialogs.Len(); n != 0 {
+		t.Errorf("%d calls left: %+v", n, t.e.Calls(CallFilter{}))
+	}
+	t.atRest()
+}
+
+// answered answers a request of the edge's own with a status, at the side it came to.
+func (t *talk) answered(side int, method string, status int, lines, body string) *wire.Msg {
+	t.Helper()
+	m := t.peer(side).get(method)
+	t.peer(side).sends(t.reply(m, status, lines, body))
+	return m
+}
+
+// why is the reason in the line of the ended call.
+func (t *talk) why() string {
+	t.Helper()
+	lines := t.lines("Call ended")
+	if len(lines) != 1 {
+		t.Errorf("%d lines of ended calls: %s", len(lines), strings.Join(lines, ""))
+		return ""
+	}
+	_, rest, _ := strings.Cut(lines[0], "C=")
+	reason, _, _ := strings.Cut(rest, " ")
+	return reason
+}
+
+// withTimers sets the timers section.
+func withTimers(f func(*config.Timers)) func(*config.Config) {
+	return func(c *config.Config) {
+		c.Timers.ProbeJitter = 0
+		f(&c.Timers)
+	}
+}
+
+// until lets the clock run to a time after the answer.
+func (t *talk) until(after time.Duration) { pass(t.answeredAt + after - t.e.wheel.Now()) }
+
+func TestG41PassiveLimit(t *testing.T) {
+	inLab(t, 1, withTimers(func(c *config.Timers) { c.NoTimerCallDuration = 8e9 }), func(t *testing.T, l *lab) {
+		c := l.talks("", "")
+		c.until(7900 * time.Millisecond)
+		c.a.nothing()
+		c.b.nothing()
+		c.until(8300 * time.Millisecond)
+		for _, side := range []int{sideB, sideA} {
+			bye := c.answered(side, "BYE", 200, "", "")
+			if got := string(bye.Value(wire.KindReason)); got != `Q.850;cause=31;text="max call duration";key=no_timer_call_duration` {
+				t.Errorf("Reason: %s", got)
+			}
+		}
+		c.gone()
+		if got := c.why(); got != "no_timer_call_duration" {
+			t.Error(got)
+		}
+	})
+}
+
+func TestG33NumbersStayInOrder(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(timerLines+updateLines, timerLines+updateLines)
+		c.until(300 * time.Second)
+		c.answered(sideB, "UPDATE", 200, "", "")
+		c.until(304 * time.Second)
+		c.answered(sideA, "UPDATE", 200, "", "")
+		c.until(305 * time.Second)
+		c.a.skip()
+		last := uint32(2)
+		for _, m := range []string{"INFO", "MESSAGE", "REFER"} {
+			got := c.asks(sideA, m, "", "", 200, "")
+			if got.CSeq != last+1 {
+				t.Errorf("%s with CSeq %d after %d", m, got.CSeq, last)
+			}
+			last = got.CSeq
+		}
+		c.hangsUp(sideA)
+	})
+}

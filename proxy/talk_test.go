@@ -195,17 +195,43 @@ func withTimers(f func(*config.Timers)) func(*config.Config) {
 // until lets the clock run to a time after the answer.
 func (t *talk) until(after time.Duration) { pass(t.answeredAt + after - t.e.wheel.Now()) }
 
+// waits lets the clock run until a side gets a message, at most for within, and
+// returns it with the time since the answer. Nothing may have come before.
+func (t *talk) waits(side int, what string, within time.Duration) (*wire.Msg, time.Duration) {
+	t.Helper()
+	for end := t.e.wheel.Now() + within; t.e.wheel.Now() <= end; pass(50 * time.Millisecond) {
+		if m := t.peer(side).getsWithin(0); m != nil {
+			if got := title(m); got != what {
+				t.Fatalf("%s got %q, want %q:\n%s", t.peer(side).name, got, what, m.Buf)
+			}
+			return m, t.e.wheel.Now() - t.answeredAt
+		}
+	}
+	t.Fatalf("%s got no %s within %v", t.peer(side).name, what, within)
+	return nil, 0
+}
+
+// probed waits for a probe of a side and answers it.
+func (t *talk) probed(side int, method string, within time.Duration, status int, lines, body string) (*wire.Msg, time.Duration) {
+	t.Helper()
+	m, at := t.waits(side, method, within)
+	t.peer(side).sends(t.reply(m, status, lines, body))
+	return m, at
+}
+
 func TestG41PassiveLimit(t *testing.T) {
 	inLab(t, 1, withTimers(func(c *config.Timers) { c.NoTimerCallDuration = 8e9 }), func(t *testing.T, l *lab) {
 		c := l.talks("", "")
 		c.until(7900 * time.Millisecond)
 		c.a.nothing()
 		c.b.nothing()
-		c.until(8300 * time.Millisecond)
 		for _, side := range []int{sideB, sideA} {
-			bye := c.answered(side, "BYE", 200, "", "")
+			bye, at := c.probed(side, "BYE", time.Second, 200, "", "")
 			if got := string(bye.Value(wire.KindReason)); got != `Q.850;cause=31;text="max call duration";key=no_timer_call_duration` {
 				t.Errorf("Reason: %s", got)
+			}
+			if at < 8*time.Second || at > 9*time.Second {
+				t.Errorf("BYE after %v", at)
 			}
 		}
 		c.gone()
@@ -218,13 +244,11 @@ func TestG41PassiveLimit(t *testing.T) {
 func TestG33NumbersStayInOrder(t *testing.T) {
 	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
 		c := l.talks(timerLines+updateLines, timerLines+updateLines)
-		c.until(300 * time.Second)
-		c.answered(sideB, "UPDATE", 200, "", "")
-		c.until(304 * time.Second)
-		c.answered(sideA, "UPDATE", 200, "", "")
-		c.until(305 * time.Second)
-		c.a.skip()
-		last := uint32(2)
+		for range 2 {
+			c.probed(sideB, "UPDATE", 301*time.Second, 200, "", "")
+			c.probed(sideA, "UPDATE", 4*time.Second, 200, "", "")
+		}
+		last := uint32(3)
 		for _, m := range []string{"INFO", "MESSAGE", "REFER"} {
 			got := c.asks(sideA, m, "", "", 200, "")
 			if got.CSeq != last+1 {

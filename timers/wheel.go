@@ -78,7 +78,8 @@ type Wheel struct {
 // millisecond if smaller. Its clock starts at once; timers expire while
 // [Wheel.Run] runs.
 func NewWheel(tick time.Duration) *Wheel {
-	w := &Wheel{tick: max(tick, minTick), start: time.Now(), alarm: time.NewTimer(math.MaxInt64)}
+	w := &Wheel{tick: max(tick, minTick), alarm: time.NewTimer(math.MaxInt64)}
+	w.start = time.Now().Add(-w.tick) // so that no time is 0, which stands for never
 	w.alarm.Stop()
 	for i := range w.lists {
 		w.lists[i].makeList()
@@ -87,7 +88,8 @@ func NewWheel(tick time.Duration) *Wheel {
 	return w
 }
 
-// Now returns the time since the wheel was made, from the monotonic clock.
+// Now returns the time since the wheel was made, and one tick, from the monotonic
+// clock. It is never 0.
 func (w *Wheel) Now() time.Duration { return time.Since(w.start) }
 
 // Len returns the number of armed timers.

@@ -31,7 +31,7 @@ var edges = map[string][]string{
 		"config", "timers",
 	},
 	"admin":            {"proxy"},
-	"cmd/sipward":      {"admin", "proxy", "config", "proxy/eventlog", "cmd/sipward/demo"},
+	"cmd/sipward":      {"admin", "proxy", "config", "proxy/cdr", "proxy/eventlog", "cmd/sipward/demo"},
 	"cmd/sipward/demo": {"proxy", "config", "proxy/eventlog", "test/siptest"},
 	"test/siptest":     {},
 	"test/e2e":         {"test/siptest"},

@@ -104,23 +104,17 @@ func (d *Dialog) learnLocked(l Leg, m *wire.Msg) {
 // target and route set (12.1.2), and its abilities.
 func (d *Dialog) meetLocked(m *wire.Msg) {
 	d.learnLocked(B, m)
-	change := []textChange{{toText, m.Bytes(m.To.Value)}}
+	contact, routes := d.texts.get(contactB), d.texts.get(routesB)
 	if c := firstContact(m); c != nil {
-		change = append(change, textChange{contactB, c})
+		contact = c
 	}
-	routes, ok := recordRoutes(m, B, d.isOwnRoute)
-	if ok && m.First(wire.KindRecordRoute) >= 0 {
-		change = append(change, textChange{routesB, routes})
+	ok := true
+	if m.First(wire.KindRecordRoute) >= 0 {
+		routes, ok = recordRoutes(m, B, d.call.store.IsOwn)
 	}
-	if !ok || !d.texts.put(change...) {
+	if !ok || !d.texts.put(textChange{toText, m.Bytes(m.To.Value)}, textChange{contactB, contact}, textChange{routesB, routes}) {
 		d.leg[B].mute = true
 	}
-}
-
-// isOwnRoute says whether a Record-Route value is one of ours.
-func (d *Dialog) isOwnRoute(uri []byte) bool {
-	u, ok := wire.ParseURI(uri)
-	return ok && u.HasUser && d.call.store.Options.IsOwn(u.User)
 }
 
 // keepsBodies says whether the call may ever need the SDP of a leg.
@@ -278,7 +272,7 @@ func joined(m *wire.Msg, k wire.Kind) []byte {
 // recordRoutes is the route set between us and a leg, as a Route value: of the
 // INVITE all Record-Route values in order, of a response those above our own ones,
 // reversed (12.1.1, 12.1.2). It is false when the set is beyond its bounds.
-func recordRoutes(m *wire.Msg, l Leg, isOwn func(uri []byte) bool) ([]byte, bool) {
+func recordRoutes(m *wire.Msg, l Leg, isOwn func(user []byte) bool) ([]byte, bool) {
 	if m.First(wire.KindRecordRoute) < 0 {
 		return nil, true
 	}
@@ -294,7 +288,7 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(uri []byte) bool) ([]byte, bool
 			break
 		}
 		b := m.Bytes(v.Span)
-		if uri, _, ok := wire.NameAddrURI(b); l == B && ok && isOwn(uri) {
+		if l == B && isOwnRoute(b, isOwn) {
 			break
 		}
 		if n == maxHops {
@@ -304,8 +298,8 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(uri []byte) bool) ([]byte, bool
 		n++
 		size += len(b) + 2
 	}
-	if size > maxRoutes {
-		return nil, false
+	if n == 0 || size > maxRoutes {
+		return nil, n == 0
 	}
 	set := make([]byte, 0, size)
 	for i := range n {
@@ -319,6 +313,12 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(uri []byte) bool) ([]byte, bool
 		set = append(set, hop...)
 	}
 	return set, true
+}
+
+func isOwnRoute(value []byte, isOwn func(user []byte) bool) bool {
+	uri, _, ok := wire.NameAddrURI(value)
+	u, isURI := wire.ParseURI(uri)
+	return ok && isURI && u.HasUser && isOwn(u.User)
 }
 
 // AskOf reads what a session refresh request says of the session timer.

@@ -20,6 +20,14 @@ type Effects struct {
 // Empty says whether there is nothing to do.
 func (fx *Effects) Empty() bool { return len(fx.Acts)+len(fx.Ended)+len(fx.Notes) == 0 }
 
+// Reset empties it and keeps its buffers.
+func (fx *Effects) Reset() {
+	clear(fx.Acts)
+	clear(fx.Ended)
+	clear(fx.Notes)
+	fx.Acts, fx.Ended, fx.Notes = fx.Acts[:0], fx.Ended[:0], fx.Notes[:0]
+}
+
 // An Act is one request of the edge itself to send into a dialog. Its CSeq number
 // is spent: tell what became of it by Ref.Done, also when it could not be sent.
 type Act struct {

@@ -12,10 +12,9 @@ import (
 // affinityKept bounds the calls whose backend is remembered: 40 bytes each.
 const affinityKept = 65536
 
-// affinity remembers which backend took part in a call, by Call-ID: the retry with
-// credentials must reach the node that issued the challenge, and a client that
-// ignores Record-Route must reach the node that has its call. The least recently
-// used is forgotten first; then policy decides again.
+// affinity remembers which backend issued a challenge, by Call-ID: the retry with
+// credentials must reach it. The least recently used is forgotten first; then policy
+// decides again. Where a call is, its dialog knows.
 type affinity struct {
 	seed  maphash.Seed
 	cache *lru.Cache[uint64, uint32] // hash of Call-ID → backend.Backend.ID
@@ -36,13 +35,9 @@ func (a *affinity) get(m *wire.Msg) (id uint32, ok bool) { return a.cache.Get(a.
 
 func (a *affinity) set(m *wire.Msg, b *backend.Backend) { a.cache.Add(a.key(m), b.ID()) }
 
-// rememberLeg notes the backend that challenged or took a request. A call that
-// went where its hash says needs no note.
-func (e *Edge) rememberLeg(m *wire.Msg, l *leg, c *responseContext) {
-	if l.backend == nil {
-		return
-	}
-	if m.Status == 401 || m.Status == 407 || l.n > 0 || l.backend.Pool().Config().Policy != "hash" {
+// rememberChallenger notes the backend that challenged a request.
+func (e *Edge) rememberChallenger(m *wire.Msg, l *leg) {
+	if l.backend != nil {
 		e.affinity.set(m, l.backend)
 	}
 }

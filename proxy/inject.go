@@ -24,7 +24,7 @@ func (e *Edge) callDue(c *dialog.Call, now time.Duration) {
 // perform does what calls asked for. No lock may be held.
 func (w *scratch) perform() {
 	fx := w.effects
-	w.effects = dialog.Effects{}
+	w.effects, w.acting = w.acting, dialog.Effects{} // acting may ask for more
 	for i := range fx.Ended {
 		w.edge.callEnded(&fx.Ended[i])
 	}
@@ -32,8 +32,11 @@ func (w *scratch) perform() {
 		w.edge.logNote(n)
 	}
 	for i := range fx.Acts {
-		w.edge.inject(w, &fx.Acts[i])
+		act := fx.Acts[i] // lives until it is answered
+		w.edge.inject(w, &act)
 	}
+	fx.Reset()
+	w.acting = fx
 }
 
 // inject sends a request of the edge's own into a dialog, the way an endpoint's
@@ -161,6 +164,9 @@ func (e *Edge) callEnded(c *dialog.Ended) {
 		Reason: c.Reason.String(), Duration: c.Duration(), From: from, To: to, CallID: c.CallID,
 		By: c.By.String(), Mode: c.Mode.String(),
 	})
+	if !e.records.Writes() {
+		return
+	}
 	r := cdr.Record{
 		CallID: string(c.CallID), From: string(from), To: string(to), RURI: string(c.RURI),
 		Src: c.Source.Remote.String(), Transport: c.Source.Proto.Param(),

@@ -163,7 +163,6 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {
 		c.answeredLocked()
-		c.edge.rememberLeg(m, l, c)
 		c.cancelAllLocked(w, l, now)
 	}
 }
@@ -175,7 +174,7 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 		return
 	}
 	if m.Status == 401 || m.Status == 407 {
-		c.edge.rememberLeg(m, l, c)
+		c.edge.rememberChallenger(m, l)
 	}
 	if m.Status >= 600 {
 		c.cancelAllLocked(w, l, now)

@@ -21,6 +21,7 @@ type scratch struct {
 	order []*backend.Backend
 
 	effects dialog.Effects   // to be acted on
+	acting  dialog.Effects   // the buffers of those that are acted on
 	changes []backend.Change // to be logged
 	queue   []outgoing
 }

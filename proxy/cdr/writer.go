@@ -97,6 +97,17 @@ func (w *Writer) Write(r *Record) {
 	_, _ = w.file.Write(l.Bytes())
 }
 
+// Writes says whether a record would be written: with the output none nobody has to
+// make one.
+func (w *Writer) Writes() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.file != nil
+}
+
 // Reopen opens the output file anew, for after logrotate has renamed it. With an error the old file stays in use. For
 // stdout it does nothing.
 func (w *Writer) Reopen() error {

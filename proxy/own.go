@@ -60,7 +60,7 @@ type verdict struct {
 // that it is given, and queues it in w; a failure to send it is the request's. It is
 // false when the table is full. build runs without any lock.
 func (r *ownRequest) start(w *scratch, method wire.Method, now time.Duration, build func(dst, via []byte) []byte) bool {
-	slot, ok := r.edge.table.Bare(r)
+	slot, ok := r.edge.table.Bare(r, r.edge.table.Cap()/8) // a full table must not keep a call from its BYE
 	if !ok {
 		return false
 	}

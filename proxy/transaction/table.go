@@ -100,10 +100,11 @@ func (t *Table[V]) Add(key []byte, v V, reserve int) (kept string, slot Slot, ex
 	return kept, s.take(n, v), existing, Added
 }
 
-// Bare puts v into a slot without a server key: a request of our own.
-func (t *Table[V]) Bare(v V) (Slot, bool) {
+// Bare puts v into a slot without a server key: a request of our own. reserve is as
+// in Add.
+func (t *Table[V]) Bare(v V, reserve int) (Slot, bool) {
 	n := uint32(t.count.Add(1))
-	if int64(n) > t.capacity {
+	if int64(n) > t.capacity+int64(reserve) {
 		t.count.Add(-1)
 		return 0, false
 	}

@@ -86,7 +86,7 @@ func TestTableIsBounded(t *testing.T) {
 	if add(10, 0) != Full || tab.Len() != 10 {
 		t.Error("an eleventh is taken")
 	}
-	if _, ok := tab.Bare(&entry{}); ok || tab.Len() != 10 {
+	if _, ok := tab.Bare(&entry{}, 0); ok || tab.Len() != 10 {
 		t.Error("a bare eleventh is taken")
 	}
 	for i := 10; i < 12; i++ {
@@ -201,7 +201,7 @@ func TestTableAgainstMaps(t *testing.T) {
 				}
 			case 2:
 				v := &entry{op}
-				slot, ok := tab.Bare(v)
+				slot, ok := tab.Bare(v, 0)
 				if ok != (len(bySlot) < capacity) {
 					t.Fatalf("seed %d: Bare %v with %d", seed, ok, len(bySlot))
 				}

@@ -19,6 +19,7 @@ type talk struct {
 	invite *wire.Msg // the INVITE as the callee got it
 	cseq   [2]int    // last number that each side used
 	branch int
+	last   string // message that text or reply wrote last
 
 	answeredAt time.Duration // on the wheel's clock
 }
@@ -80,7 +81,8 @@ func (t *talk) reply(req *wire.Msg, status int, lines, body string) string {
 	if body != "" {
 		lines += "Content-Type: application/sdp\n"
 	}
-	return strings.Replace(r, "Content-Length: 0\r\n\r\n", crlf(fmt.Sprintf("%sContent-Length: %d\n\n", lines, len(crlf(body)))), 1) + crlf(body)
+	t.last = strings.Replace(r, "Content-Length: 0\r\n\r\n", crlf(fmt.Sprintf("%sContent-Length: %d\n\n", lines, len(crlf(body)))), 1) + crlf(body)
+	return t.last
 }
 
 // text writes a request of one side.
@@ -97,8 +99,9 @@ func (t *talk) text(side int, method string, cseq int, lines, body, uri, route, 
 	if body != "" {
 		lines += "Content-Type: application/sdp\n"
 	}
-	return crlf(fmt.Sprintf("%s %s SIP/2.0\nVia: SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport\n%sMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d %s\n%sContent-Length: %d\n\n%s",
+	t.last = crlf(fmt.Sprintf("%s %s SIP/2.0\nVia: SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport\n%sMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d %s\n%sContent-Length: %d\n\n%s",
 		method, uri, at, t.id, t.branch, route, from, to, t.id, cseq, method, lines, len(crlf(body)), body))
+	return t.last
 }
 
 // from sends a request inside the dialog with a number of the test's choice.

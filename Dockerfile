@@ -7,10 +7,13 @@ RUN go mod download
 COPY . .
 ARG VERSION=
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/sipward ./cmd/sipward
+# For the admin socket.
+RUN mkdir -p /out/run/sipward && chmod 0750 /out/run/sipward
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/sipward /sipward
+COPY --from=build --chown=65532:65532 /out/run /run
 WORKDIR /
 # A number, so that a cluster that refuses root can tell.
 USER 65532:65532

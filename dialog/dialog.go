@@ -89,8 +89,11 @@ type leg struct {
 func (d *Dialog) learnLocked(l Leg, m *wire.Msg) {
 	x, names := &d.leg[l], &d.call.store.names
 	if i := m.First(wire.KindAllow); i >= 0 {
-		x.updates = m.Lists(wire.KindAllow, "UPDATE")
-		x.allow = names.intern(joined(m, wire.KindAllow))
+		if x.allow = names.intern(joined(m, wire.KindAllow)); x.allow != 0 {
+			x.updates = names.listsUpdate(x.allow)
+		} else {
+			x.updates = m.Lists(wire.KindAllow, "UPDATE")
+		}
 	}
 	if i := m.First(wire.KindSupported); i >= 0 {
 		x.supported = names.intern(joined(m, wire.KindSupported))
@@ -333,7 +336,7 @@ func AskOf(m *wire.Msg) timers.Ask {
 func ReplyOf(m *wire.Msg) timers.Reply {
 	r := timers.Reply{RequireTimer: m.Lists(wire.KindRequire, "timer")}
 	r.Supported = r.RequireTimer || m.Lists(wire.KindSupported, "timer")
-	r.SE, r.Refresher, r.HasSE, _ = sessionExpires(m)
+	r.SE, r.Refresher, r.HasSE, r.BadSE = sessionExpires(m)
 	return r
 }
 

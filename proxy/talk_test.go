@@ -222,28 +222,6 @@ func (t *talk) probed(side int, method string, within time.Duration, status int,
 	return m, at
 }
 
-func TestG41PassiveLimit(t *testing.T) {
-	inLab(t, 1, withTimers(func(c *config.Timers) { c.NoTimerCallDuration = 8e9 }), func(t *testing.T, l *lab) {
-		c := l.talks("", "")
-		c.until(7900 * time.Millisecond)
-		c.a.nothing()
-		c.b.nothing()
-		for _, side := range []int{sideB, sideA} {
-			bye, at := c.probed(side, "BYE", time.Second, 200, "", "")
-			if got := string(bye.Value(wire.KindReason)); got != `Q.850;cause=31;text="max call duration";key=no_timer_call_duration` {
-				t.Errorf("Reason: %s", got)
-			}
-			if at < 8*time.Second || at > 9*time.Second {
-				t.Errorf("BYE after %v", at)
-			}
-		}
-		c.gone()
-		if got := c.why(); got != "no_timer_call_duration" {
-			t.Error(got)
-		}
-	})
-}
-
 func TestG33NumbersStayInOrder(t *testing.T) {
 	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
 		c := l.talks(timerLines+updateLines, timerLines+updateLines)

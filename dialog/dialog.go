@@ -49,7 +49,8 @@ type Dialog struct {
 	reason   Reason
 	by       Ender
 	byeFrom  Leg  // in ending
-	noAck    bool // the ACK never came, both legs live
+	stops    *[2]func() // of our BYEs under way; nil before the first one
+	noAck    bool       // the ACK never came, both legs live
 	doubted  bool // the ACK is overdue and the legs were asked
 	bypassed bool // the caller ignores Record-Route: its requests do not come here
 }
@@ -64,7 +65,7 @@ type leg struct {
 	allow     uint16        // names
 	supported uint16
 	method    timers.ProbeMethod // that worked
-	refused   uint8              // methods that did not, as bits
+	refused   uint8              // methods that did not, as bits, and challenged
 	last      timers.Class       // of the last probe
 	retries   uint8              // transient failures in a row
 	failures  uint8              // probes in a row without proof
@@ -76,7 +77,7 @@ type leg struct {
 	updates   bool               // it allows UPDATE
 	unsafe    bool               // a re-INVITE may do harm
 	webrtc    bool
-	awaitsAck bool // its INVITE was answered with 2xx
+	answers   bool // it answered a request other than UPDATE
 	weak      bool // it gave a weak proof
 	strong    bool // it gave a real one
 	mute      bool // its texts are too long: we cannot send to it
@@ -168,7 +169,7 @@ func (d *Dialog) agreeLocked(g timers.Agreement, requester Leg, now time.Duratio
 func (d *Dialog) ackLocked(from Leg, m *wire.Msg, now time.Duration) {
 	d.media.Ack(from, m.CSeq, BodyOf(m))
 	if d.leg[from].invite == m.CSeq {
-		d.leg[from].invite, d.leg[from].awaitsAck = 0, false
+		d.leg[from].invite = 0
 	}
 	if d.state == waitsForAck && from == A && m.CSeq == d.call.invite {
 		d.state = confirmed

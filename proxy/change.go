@@ -39,7 +39,11 @@ func (w *scratch) spliceChange(m *wire.Msg, c *change) {
 func (w *scratch) setSeconds(m *wire.Msg, k wire.Kind, n uint32) {
 	ed := &w.edit
 	if i := m.First(k); i >= 0 {
-		ed.End(appendUint(ed.Begin(digitsAt(m, m.Headers[i].Value)), uint64(n)))
+		at := m.Headers[i].Value
+		if _, ok := timers.ParseMinSE(m.Bytes(at)); ok { // else there is nothing to keep
+			at = digitsAt(m, at)
+		}
+		ed.End(appendUint(ed.Begin(at), uint64(n)))
 		return
 	}
 	text := append(append(ed.Begin(wire.At(w.endOfHeaders(m))), k.String()...), ": "...)

@@ -225,6 +225,7 @@ func (a Ask) minSE() uint32 {
 // Reply is what the 2xx to a session refresh request says.
 type Reply struct {
 	HasSE        bool // exactly one Session-Expires, and it parses
+	BadSE        bool // more than one, or one that does not parse
 	SE           uint32
 	Refresher    Refresher
 	Supported    bool // Supported or Require lists timer
@@ -268,6 +269,9 @@ func (p *Policy) Success(a Ask, forwarded uint32, r Reply) Agreement {
 			RequesterRefreshes: uac,
 			ResponderRefreshes: !uac,
 		}
+	}
+	if r.BadSE { // what cannot be read is not mended, and a second one not added
+		return Agreement{}
 	}
 	// RFC 4028 8.2: the responder does not support timer, the requester does
 	// and an interval was asked for: the requester refreshes. A responder that

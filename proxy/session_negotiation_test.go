@@ -1,0 +1,376 @@
+package proxy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// hopLines are the lines that every proxy writes (RFC 3261 16.6), besides the client's
+// address for the PBX. The golden files of splice pin them down.
+var hopLines = []string{"Via:", "Route:", "Record-Route:", "Max-Forwards:", "X-AUTH-IP:"}
+
+// changed lists what the edge made of a message besides its hop: the lines that it
+// took out ("- …") and put in ("+ …"), in order. Nothing else differs by a byte.
+func changed(sent string, got *wire.Msg) []string {
+	lines := func(text string) []string {
+		return slices.DeleteFunc(strings.SplitAfter(text, "\r\n"), func(line string) bool {
+			return slices.ContainsFunc(hopLines, func(h string) bool { return strings.HasPrefix(line, h) })
+		})
+	}
+	was, is := lines(sent), lines(string(got.Buf))
+	// The longest common part of was[i:] and is[j:].
+	common := make([][]int, len(was)+1)
+	for i := range common {
+		common[i] = make([]int, len(is)+1)
+	}
+	for i := len(was) - 1; i >= 0; i-- {
+		for j := len(is) - 1; j >= 0; j-- {
+			common[i][j] = max(common[i+1][j], common[i][j+1])
+			if was[i] == is[j] {
+				common[i][j] = common[i+1][j+1] + 1
+			}
+		}
+	}
+	var all []string
+	for i, j := 0, 0; i < len(was) || j < len(is); {
+		switch {
+		case i < len(was) && j < len(is) && was[i] == is[j]:
+			i, j = i+1, j+1
+		case j == len(is) || i < len(was) && common[i+1][j] >= common[i][j+1]:
+			all = append(all, "- "+strings.TrimSuffix(was[i], "\r\n"))
+			i++
+		default:
+			all = append(all, "+ "+strings.TrimSuffix(is[j], "\r\n"))
+			j++
+		}
+	}
+	return all
+}
+
+// refreshes has a side send a session refresh request and the other one answer it
+// with 200, and returns what the edge changed on the way there and on the way back.
+func (t *talk) refreshes(side int, method, lines, answer string) (there, back []string) {
+	t.Helper()
+	from, to := t.peer(side), t.peer(1-side)
+	sdp := [2]string{sdpA, sdpB}
+	contact := func(side int) string {
+		return fmt.Sprintf("Contact: <sip:%s@%s>\n", [...]string{"alice", "bob"}[side], t.peer(side).addr)
+	}
+	if method == "UPDATE" {
+		sdp = [2]string{}
+	}
+	t.next(side, method, lines+contact(side), sdp[side])
+	sent := t.last
+	if method == "INVITE" {
+		from.get("100 INVITE")
+	}
+	got := to.get(method)
+	there = changed(sent, got)
+	to.sends(t.reply(got, 200, answer+contact(1-side), sdp[1-side]))
+	back = changed(t.last, from.get("200 "+method))
+	if method == "INVITE" {
+		t.from(side, "ACK", t.cseq[side], "", "")
+		to.get("ACK")
+	}
+	return there, back
+}
+
+// call is the call of the talk as an operator sees it.
+func (t *talk) info() CallInfo {
+	t.Helper()
+	all := t.e.Calls(CallFilter{CallID: t.id})
+	if len(all) != 1 {
+		t.Fatalf("%d calls: %+v", len(all), all)
+	}
+	return all[0]
+}
+
+// view is how the legs see the session timer: "1800 self, 0", the caller first.
+func (t *talk) view() string {
+	t.Helper()
+	var all []string
+	for _, l := range t.info().Legs {
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%d %s", l.SE, l.Refresher)))
+	}
+	return strings.Join(all, ", ")
+}
+
+const allowAll = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, INFO\n"
+
+// negotiations are table B of the specification with the bytes that both sides see.
+// Where a refresh request carries the same header fields within the dialog, the same
+// happens to it.
+var negotiations = []struct {
+	name           string
+	timers         func(*config.Timers)
+	caller, callee string   // header lines of the request and of its 2xx
+	there, back    []string // what the edge changes in them
+	mode, view     string
+}{
+	{
+		name:   "G1 interval from both, the caller refreshes",
+		caller: "Supported: timer, replaces\nSession-Expires: 1800\n", callee: "Require: timer\nSession-Expires: 1800;refresher=uac\n",
+		mode: "R", view: "1800 self, 1800 peer",
+	},
+	{
+		name:   "G1 interval from both, the callee refreshes",
+		caller: "Supported: timer\nSession-Expires: 1800;refresher=uas\n", callee: "Session-Expires: 900;refresher=uas\n",
+		mode: "R", view: "900 peer, 900 self",
+	},
+	{
+		name:   "G1 interval from both without refresher in the answer",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: 1800\n",
+		mode: "R", view: "1800 self, 1800 peer",
+	},
+	{
+		name:   "G1 interval that a proxy before us wrote",
+		caller: "Session-Expires: 1800\n", callee: "Supported: timer\nSession-Expires: 1800;refresher=uas\n",
+		mode: "R", view: "1800 peer, 1800 self",
+	},
+	{
+		name:   "G1 interval in an answer below our minimum",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: 30;refresher=uac\n",
+		mode: "R", view: "30 self, 30 peer",
+	},
+	{
+		name:   "G2 the callee knows no timer",
+		caller: "Supported: timer\nSession-Expires: 1800\n",
+		back:   []string{"+ Session-Expires: 1800;refresher=uac", "+ Require: timer"},
+		mode:   "R", view: "1800 self, 0",
+	},
+	{
+		name:   "G2 the callee requires something else",
+		caller: "Supported: timer, 100rel\nSession-Expires: 1800;refresher=uac\n", callee: "Require: 100rel\n",
+		back: []string{"- Require: 100rel", "+ Require: 100rel, timer", "+ Session-Expires: 1800;refresher=uac"},
+		mode: "R", view: "1800 self, 0",
+	},
+	{
+		name:   "G2 the callee requires two other things",
+		caller: "Supported: timer, 100rel\nSession-Expires: 1800\n", callee: "Require: 100rel\nRequire: replaces\n",
+		back: []string{"- Require: 100rel", "+ Require: 100rel, timer", "+ Session-Expires: 1800;refresher=uac"},
+		mode: "R", view: "1800 self, 0",
+	},
+	{
+		name:   "G2 the callee requires timer and forgot the interval",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Require: 100rel, timer\n",
+		back: []string{"+ Session-Expires: 1800;refresher=uac"},
+		mode: "R", view: "1800 self, 0",
+	},
+	{
+		name:   "G4 the caller supports timer without an interval",
+		caller: "Supported: timer\n", callee: "Session-Expires: 600;refresher=uac\nRequire: timer\n",
+		there: []string{"+ Session-Expires: 600"},
+		mode:  "R", view: "600 self, 600 peer",
+	},
+	{
+		name:   "G4 and the callee does not know it",
+		caller: "Supported: timer\n",
+		there:  []string{"+ Session-Expires: 600"},
+		back:   []string{"+ Session-Expires: 600;refresher=uac", "+ Require: timer"},
+		mode:   "R", view: "600 self, 0",
+	},
+	{
+		name:   "G4 with a minimum of the caller",
+		caller: "Supported: timer\nMin-SE: 1800\n", callee: "Session-Expires: 1800;refresher=uas\n",
+		there: []string{"+ Session-Expires: 1800"},
+		mode:  "R", view: "1800 peer, 1800 self",
+	},
+	{
+		name: "G4 insert_se never", timers: func(c *config.Timers) { c.InsertSE = "never" },
+		caller: "Supported: timer\n",
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name: "G4 insert_se never, but the callee wants it", timers: func(c *config.Timers) { c.InsertSE = "never" },
+		caller: "Supported: timer\n", callee: "Require: timer\nSession-Expires: 900;refresher=uas\n",
+		mode: "R", view: "900 peer, 900 self",
+	},
+	{
+		name: "G4 insert_se never with an interval of the caller", timers: func(c *config.Timers) { c.InsertSE = "never" },
+		caller: "Supported: timer\nSession-Expires: 1800\n",
+		back:   []string{"+ Session-Expires: 1800;refresher=uac", "+ Require: timer"},
+		mode:   "R", view: "1800 self, 0",
+	},
+	{
+		name: "G4 insert_se always", timers: func(c *config.Timers) { c.InsertSE = "always" },
+		callee: "Supported: timer\nSession-Expires: 600;refresher=uas\n",
+		there:  []string{"+ Session-Expires: 600"},
+		mode:   "R", view: "600 peer, 600 self",
+	},
+	{
+		name: "G4 insert_se always, and nobody knows timer", timers: func(c *config.Timers) { c.InsertSE = "always" },
+		there: []string{"+ Session-Expires: 600"},
+		mode:  "N", view: "0, 0",
+	},
+	{
+		name: "G4 session_ttl 0", timers: func(c *config.Timers) { c.SessionTTL = 0 },
+		caller: "Supported: timer\n",
+		mode:   "N", view: "0, 0",
+	},
+	{
+		name:   "G5 nobody knows timer",
+		caller: "Supported: replaces\nX-Custom: a,  b\n", callee: "Allow: INVITE\nX-Other:x\n",
+		mode: "N", view: "0, 0",
+	},
+	{
+		name:   "G5 only the callee supports timer",
+		callee: "Supported: timer\n",
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name: "G5 only the callee, detect session_expires", timers: func(c *config.Timers) { c.Detect = "session_expires" },
+		callee: "Supported: timer\n",
+		mode:   "N", view: "0, 0",
+	},
+	{
+		name:   "G5 an interval without support, and none in the answer",
+		caller: "Session-Expires: 1800\n",
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "too small an interval of a caller without timer",
+		caller: "Session-Expires: 60;refresher=uac\nSupported: replaces\n", callee: "Session-Expires: 90;refresher=uas\n",
+		there: []string{"- Session-Expires: 60;refresher=uac", "+ Session-Expires: 90;refresher=uac", "+ Min-SE: 90"},
+		mode:  "R", view: "90 peer, 90 self",
+	},
+	{
+		name:   "too small an interval, and a larger minimum",
+		caller: "Session-Expires: 60\nMin-SE: 120;x=y\n",
+		there:  []string{"- Session-Expires: 60", "+ Session-Expires: 120"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "too small an interval, and a smaller minimum",
+		caller: "Min-SE: 30\nSession-Expires: 60\n",
+		there:  []string{"- Min-SE: 30", "- Session-Expires: 60", "+ Min-SE: 90", "+ Session-Expires: 90"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name: "too small an interval, with our own minimum", timers: func(c *config.Timers) { c.MinSE = 300e9 },
+		caller: "Session-Expires: 299\n",
+		there:  []string{"- Session-Expires: 299", "+ Session-Expires: 300", "+ Min-SE: 300"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "too small an interval, and a minimum that is none",
+		caller: "Session-Expires: 60\nMin-SE: few\n",
+		there:  []string{"- Session-Expires: 60", "- Min-SE: few", "+ Session-Expires: 90", "+ Min-SE: 90"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name: "too small an interval, reject_small_se no", timers: func(c *config.Timers) { c.RejectSmallSE = false },
+		caller: "Supported: timer\nSession-Expires: 60\n", callee: "Session-Expires: 60;refresher=uac\n",
+		mode: "R", view: "60 self, 60 peer",
+	},
+	{
+		name:   "G7 compact forms",
+		caller: "k: timer\nx: 60000;refresher=uac\n", callee: "x: 60000;refresher=uac\n",
+		mode: "R", view: "60000 self, 60000 peer",
+	},
+	{
+		name:   "G7 compact forms that are changed",
+		caller: "x:60 ; refresher=uas\nk: replaces\n",
+		there:  []string{"- x:60 ; refresher=uas", "+ x:90 ; refresher=uas", "+ Min-SE: 90"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "G7 compact Supported alone",
+		caller: "k: 100rel,timer\n",
+		there:  []string{"+ Session-Expires: 600"},
+		back:   []string{"+ Session-Expires: 600;refresher=uac", "+ Require: timer"},
+		mode:   "R", view: "600 self, 0",
+	},
+	{
+		name:   "G7 folded lines",
+		caller: "Supported: replaces,\n  timer\nSession-Expires:\n 1800\n ;refresher=uac\n", callee: "Require: 100rel,\n replaces\n",
+		back: []string{"-  replaces", "+  replaces, timer", "+ Session-Expires: 1800;refresher=uac"},
+		mode: "R", view: "1800 self, 0",
+	},
+	{
+		name:   "G7 folded lines that are changed",
+		caller: "Session-Expires:\n\t60\n ;refresher=uas\n",
+		there:  []string{"- \t60", "+ \t90", "+ Min-SE: 90"},
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "G7 other parameters",
+		caller: "Supported: timer\nSession-Expires: 1800;x=\"a;refresher=uas\";Refresher=UAC;y\n", callee: "Session-Expires: 1800 ;a=b; refresher = uas\n",
+		mode: "R", view: "1800 peer, 1800 self",
+	},
+	{
+		name:   "G7 two intervals",
+		caller: "Supported: timer\nSession-Expires: 1800\nSession-Expires: 60\n",
+		mode:   "P", view: "0, 0",
+	},
+	{
+		name:   "G7 two intervals in the answer",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: 1800;refresher=uac\nx: 900;refresher=uas\n",
+		mode: "P", view: "0, 0",
+	},
+	{name: "G7 interval 0", caller: "Supported: timer\nSession-Expires: 0\n", mode: "P", view: "0, 0"},
+	{name: "G7 interval too large", caller: "Supported: timer\nSession-Expires: 99999999999\n", mode: "P", view: "0, 0"},
+	{name: "G7 interval of letters", caller: "Supported: timer\nSession-Expires: soon\n", mode: "P", view: "0, 0"},
+	{name: "G7 empty interval", caller: "Supported: timer\nSession-Expires:\n", mode: "P", view: "0, 0"},
+	{name: "G7 negative interval without support", caller: "Session-Expires: -1\n", mode: "N", view: "0, 0"},
+	{
+		name:   "G7 an interval of letters in the answer",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: soon;refresher=uac\n",
+		mode: "P", view: "0, 0",
+	},
+	{
+		name:   "G7 an empty Require",
+		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Require:\n",
+		back: []string{"- Require:", "+ Require:timer", "+ Session-Expires: 1800;refresher=uac"},
+		mode: "R", view: "1800 self, 0",
+	},
+}
+
+// G1, G2, G4, G5, G7, and rows 1 to 9 of table B: INVITE, re-INVITE from either side
+// and UPDATE, on both sides of the edge.
+func TestG1To7SessionTimerIsNegotiatedWithNoOtherByteChanged(t *testing.T) {
+	for _, n := range negotiations {
+		t.Run(n.name, func(t *testing.T) {
+			change := withTimers(func(c *config.Timers) {
+				if n.timers != nil {
+					n.timers(c)
+				}
+			})
+			inLab(t, 1, change, func(t *testing.T, l *lab) {
+				same := func(what string, got, want []string) {
+					t.Helper()
+					if !slices.Equal(got, want) {
+						t.Errorf("%s: changed\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
+					}
+				}
+				c := l.rings(n.caller)
+				same("INVITE", changed(c.last, c.invite), n.there)
+				c.answers(n.callee)
+				same("200", changed(c.last, c.ok), n.back)
+				c.b.sends(c.last) // and its copies
+				if again := c.a.get("200 INVITE"); string(again.Buf) != string(c.ok.Buf) {
+					t.Errorf("the copy of the 200 differs:\n%s\n%s", again.Buf, c.ok.Buf)
+				}
+				c.acks()
+				if got := c.info().Mode; got != n.mode {
+					t.Errorf("mode %q, want %q", got, n.mode)
+				}
+				if got := c.view(); got != n.view {
+					t.Errorf("legs see %q, want %q", got, n.view)
+				}
+				for _, method := range []string{"INVITE", "UPDATE"} {
+					for _, side := range []int{sideA, sideB} {
+						there, back := c.refreshes(side, method, n.caller, n.callee)
+						same(method+" in the dialog", there, n.there)
+						same("200 to it", back, n.back)
+					}
+				}
+				c.hangsUp(sideB)
+			})
+		})
+	}
+}

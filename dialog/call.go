@@ -38,6 +38,7 @@ type Call struct {
 	tagLen    uint16
 	outer     Leg // which leg is the outside party
 	noInject  bool
+	gaveUp    bool // the caller sent BYE before the answer
 	reported  bool
 	done      bool
 }
@@ -73,8 +74,6 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	}
 	if in.Inside {
 		c.outer = B
-	} else {
-		c.outside = c.source
 	}
 	d := &c.first
 	d.call = c
@@ -102,6 +101,8 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	d.media.Request(A, wire.INVITE, m.CSeq, BodyOf(m))
 	if in.Inside {
 		c.seatLocked(in.Backend)
+	} else {
+		c.outsideLocked(c.source)
 	}
 	s.stats.began(in.Now)
 	return c, Opened
@@ -122,7 +123,7 @@ func (c *Call) Forwarded(backend uint32, to Flow) {
 		return
 	}
 	if c.outer == B {
-		c.outside = packFlow(to)
+		c.outsideLocked(packFlow(to))
 		return
 	}
 	c.seatLocked(backend)
@@ -190,6 +191,7 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	d.meetLocked(m)
 	d.state, d.answered = waitsForAck, now
 	d.leg[A].proof, d.leg[B].proof = now, now
+	d.leg[B].answers = true
 	d.mode = c.policy.ModeOf(c.ask, c.duty, reply, g)
 	d.agreeLocked(g, A, now)
 	d.media.Response(B, wire.INVITE, c.invite, m.Status, true, BodyOf(m))
@@ -208,6 +210,9 @@ func (c *Call) Failure(fx *Effects, status int, by Ender, why Reason, now time.D
 	}
 	if c.setup == 0 {
 		c.setup = now - c.began
+	}
+	if status == 487 && c.gaveUp {
+		by, why = Caller, ByCancel
 	}
 	f := &c.first
 	f.ended, f.by, f.reason = now, by, why
@@ -395,6 +400,7 @@ func (c *Call) removeLocked() {
 	c.done = true
 	c.armed = 0
 	c.seatLocked(0)
+	c.outsideLocked(flow{})
 	c.store.Wheel.Stop(&c.timer)
 	c.store.count.Add(-int64(len(c.more)))
 	c.store.remove(c)

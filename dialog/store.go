@@ -45,6 +45,7 @@ type Store struct {
 	shard [shards]shard
 
 	names   names
+	streams streams
 	tallies tallies
 	stats   stats
 }

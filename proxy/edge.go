@@ -349,12 +349,11 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 		}
 	}()
 	set := e.onConn.take(c.ID())
-	if len(set) == 0 {
-		return
-	}
 	w := e.scratch()
 	defer e.release(w)
 	now := e.wheel.Now()
+	e.dialogs.ConnClosed(&w.effects, c.ID(), now)
+	w.flush()
 	for t := range set {
 		t.connClosed(w, c, now)
 		w.flush()

@@ -113,8 +113,9 @@ type Verdict struct {
 }
 
 // Request takes a request inside the dialog, not ACK and not CANCEL, before it is
-// forwarded (spec C.3, D, E.2). from is the flow it came over.
-func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, now time.Duration) Verdict {
+// forwarded (spec C.3, D, E.2). from is the flow it came over, learned the Min-SE of
+// a 422 to its sender a short time ago, 0 = none.
+func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, learned uint32, now time.Duration) Verdict {
 	d, c := r.d, r.d.call
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,7 +135,7 @@ func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, now time.Duration) Ver
 	t := &Tx{ref: r, method: m.Method, cseq: m.CSeq}
 	if m.Method == wire.INVITE || m.Method == wire.UPDATE {
 		t.ask = AskOf(m)
-		v.Duty = c.policy.Request(t.ask, 0)
+		v.Duty = c.policy.Request(t.ask, learned)
 		if v.Duty.Reject {
 			v.Status = 422
 			return v

@@ -176,6 +176,9 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 	if m.Status == 401 || m.Status == 407 {
 		c.edge.rememberChallenger(m, l)
 	}
+	if m.Status == 422 {
+		c.edge.learned.set(m, now)
+	}
 	if m.Status >= 600 {
 		c.cancelAllLocked(w, l, now)
 	}

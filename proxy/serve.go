@@ -85,8 +85,17 @@ func (c *responseContext) enter(w *scratch, now time.Duration) {
 	c.key, c.slot = key, slot
 	e.unanswered()
 	if rej := c.joinLocked(w, m, now); rej.status != 0 {
-		c.forgetLocked()
 		e.count.rejected.Add(1)
+		if c.route.dialog.Known() && m.Method == wire.INVITE {
+			// Its ACK carries the tag of the dialog: only the transaction knows that
+			// it is not to be forwarded.
+			c.server.Step(transaction.Start, now, &c.snap.times)
+			b := append([]byte(nil), w.reply(m, c.source, rej.status, rej.reason, rej.header)...)
+			c.sendFinalLocked(w, rej.status, b, dialog.Edge, now)
+			c.settleLocked(now)
+			return
+		}
+		c.forgetLocked()
 		e.replyStateless(w, c.arrival, rej.status, rej.reason, rej.header)
 		return
 	}

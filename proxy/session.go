@@ -63,7 +63,11 @@ func (c *responseContext) beginCallLocked(m *wire.Msg, now time.Duration) reject
 
 func (c *responseContext) joinDialogLocked(w *scratch, m *wire.Msg, now time.Duration) rejection {
 	r := &c.route
-	v := r.dialog.Request(&w.effects, m, dialogFlow(c.arrival), now)
+	minSE := uint32(0)
+	if m.Method == wire.INVITE || m.Method == wire.UPDATE {
+		minSE = c.edge.learned.get(m, now)
+	}
+	v := r.dialog.Request(&w.effects, m, dialogFlow(c.arrival), minSE, now)
 	switch v.Status {
 	case 0:
 	case 200: // the edge has hung up itself
@@ -135,9 +139,6 @@ func (c *responseContext) failedLocked(w *scratch, status int, by dialog.Ender, 
 		why = dialog.NoReason // a challenge: the call has yet to come
 	case status == 408 && by == dialog.Edge:
 		why = dialog.TimedOut
-	}
-	if status == 422 && w.msg.Status == 422 {
-		c.edge.learned.set(&w.msg, now)
 	}
 	c.call.Failure(&w.effects, status, by, why, now)
 }

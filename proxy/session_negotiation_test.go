@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy/wire"
@@ -372,5 +373,322 @@ func TestG1To7SessionTimerIsNegotiatedWithNoOtherByteChanged(t *testing.T) {
 				c.hangsUp(sideB)
 			})
 		})
+	}
+}
+
+// invites has the caller send an INVITE outside any dialog, with the number of its
+// attempt, and returns it as the callee got it.
+func (t *talk) invites(lines string) *wire.Msg {
+	t.Helper()
+	t.a.sends(t.text(sideA, "INVITE", t.cseq[sideA], lines+"Contact: <sip:alice@"+t.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
+	t.a.get("100 INVITE")
+	t.invite = t.b.get("INVITE")
+	return t.invite
+}
+
+// refused has the callee refuse the INVITE with a 422 and returns that as it arrived.
+func (t *talk) refused(invite *wire.Msg, minSE string) *wire.Msg {
+	t.Helper()
+	t.b.sends(t.reply(invite, 422, minSE, ""))
+	sent := t.last
+	t.b.get("ACK")
+	got := t.a.get("422 INVITE")
+	if c := changed(sent, got); c != nil {
+		t.Errorf("422: changed %q", c)
+	}
+	return got
+}
+
+// acksFailure has a side acknowledge the failure of its last INVITE, hop by hop: the
+// ACK must not reach the other side (17.2.1).
+func (t *talk) acksFailure(side int, sent string, failure *wire.Msg) {
+	t.Helper()
+	var m wire.Msg
+	m.Scan([]byte(sent), false)
+	var to []byte
+	for _, h := range failure.Headers {
+		if h.Kind == wire.KindTo {
+			to = failure.Bytes(h.Line)
+		}
+	}
+	t.peer(side).sends(string(appendHopRequest(nil, &m, "ACK", to, nil)))
+	t.peer(1 - side).nothing()
+	t.peer(side).nothing()
+}
+
+// header is the value of a header of a message that has one at most.
+func header(m *wire.Msg, k wire.Kind) string { return string(m.Value(k)) }
+
+func TestG6MinimumOfTheCalleeIsLearned(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.rings(timerLines)
+		if got := header(c.invite, wire.KindSessionExpires); got != "600" {
+			t.Fatalf("first INVITE with Session-Expires %q", got)
+		}
+		first := c.last
+		c.acksFailure(sideA, first, c.refused(c.invite, "Min-SE: 1800\n"))
+		pass(50 * time.Second)
+		// The caller does as RFC 4028 7.3 says, or leaves it to us again.
+		c.cseq[sideA]++
+		second := c.invites(timerLines)
+		if got := header(second, wire.KindSessionExpires); got != "1800" {
+			t.Errorf("second INVITE with Session-Expires %q, want what the 422 said", got)
+		}
+		if got := second.First(wire.KindMinSE); got >= 0 {
+			t.Errorf("Min-SE was added to a request of somebody who supports timer")
+		}
+		c.answers("Require: timer\nSession-Expires: 1800;refresher=uac\n")
+		c.acks()
+		if got := c.view(); got != "1800 self, 1800 peer" {
+			t.Errorf("legs see %q", got)
+		}
+		c.hangsUp(sideA)
+	})
+}
+
+func TestG6CallersOwnRetryIsNotTouched(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.rings(timerLines + "Session-Expires: 600\n")
+		first := c.last
+		c.acksFailure(sideA, first, c.refused(c.invite, "Min-SE: 1800\n"))
+		c.cseq[sideA]++
+		got := c.invites(timerLines + "Session-Expires: 1800\nMin-SE: 1800\n")
+		if d := changed(c.last, got); d != nil {
+			t.Errorf("changed %q", d)
+		}
+		c.answers("")
+		if got := header(c.ok, wire.KindSessionExpires); got != "1800;refresher=uac" {
+			t.Errorf("200 with Session-Expires %q", got)
+		}
+		c.acks()
+		c.hangsUp(sideA)
+	})
+}
+
+func TestG6LearnedMinimumIsForgottenAndNobodyElses(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.rings(timerLines)
+		first := c.last
+		c.acksFailure(sideA, first, c.refused(c.invite, "Min-SE: 1800\n"))
+		other := l.rings(timerLines)
+		if got := header(other.invite, wire.KindSessionExpires); got != "600" {
+			t.Errorf("another call with Session-Expires %q", got)
+		}
+		other.answers("")
+		other.acks()
+		other.asks(sideA, "BYE", "", "", 200, "")
+		pass(61 * time.Second)
+		c.cseq[sideA]++
+		if got := header(c.invites(timerLines), wire.KindSessionExpires); got != "600" {
+			t.Errorf("after 61 s Session-Expires %q", got)
+		}
+		c.answers("")
+		c.acks()
+		c.hangsUp(sideA)
+	})
+}
+
+func TestG6MinimumIsLearnedInTheDialogToo(t *testing.T) {
+	for _, method := range []string{"INVITE", "UPDATE"} {
+		for _, side := range []int{sideA, sideB} {
+			t.Run(fmt.Sprintf("%s from side %d", method, side), func(t *testing.T) {
+				inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+					c := l.talks("", "")
+					c.next(side, method, timerLines, "")
+					sent := c.last
+					if method == "INVITE" {
+						c.peer(side).get("100 INVITE")
+					}
+					got := c.peer(1 - side).get(method)
+					if se := header(got, wire.KindSessionExpires); se != "600" {
+						t.Errorf("Session-Expires %q was written", se)
+					}
+					c.peer(1 - side).sends(c.reply(got, 422, "Min-SE: 1800\n", ""))
+					refusal := c.peer(side).get("422 " + method)
+					if method == "INVITE" {
+						c.peer(1 - side).get("ACK")
+						c.acksFailure(side, sent, refusal)
+					}
+					there, _ := c.refreshes(side, method, timerLines, "Require: timer\nSession-Expires: 1800;refresher=uac\n")
+					if want := []string{"+ Session-Expires: 1800"}; !slices.Equal(there, want) {
+						t.Errorf("second %s: changed %q, want %q", method, there, want)
+					}
+					c.hangsUp(sideA)
+				})
+			})
+		}
+	}
+}
+
+// Row 10 of table B, A.1.1.
+func TestTooSmallAnIntervalIsRefusedByTheEdge(t *testing.T) {
+	for _, small := range []string{"Supported: timer\nSession-Expires: 299\n", "Require: timer\nx: 1;refresher=uas\n", "k: a,timer\nSession-Expires: 90\nMin-SE: 90\n"} {
+		inLab(t, 1, withTimers(func(c *config.Timers) { c.MinSE = 300e9 }), func(t *testing.T, l *lab) {
+			c := &talk{lab: l, id: "small", a: l.phone, b: l.pbx[0], cseq: [2]int{1, 0}}
+			c.a.sends(c.text(sideA, "INVITE", 1, small, sdpA, "sip:bob@example.org", "", ""))
+			refusal := c.a.get("422 INVITE")
+			if got := header(refusal, wire.KindMinSE); got != "300" {
+				t.Errorf("Min-SE %q", got)
+			}
+			c.acksFailure(sideA, c.last, refusal)
+			if n := len(l.e.Calls(CallFilter{})); n != 0 {
+				t.Errorf("%d calls", n)
+			}
+			c.cseq[sideA]++
+			second := c.invites("Supported: timer\nSession-Expires: 300\nMin-SE: 300\n")
+			if d := changed(c.last, second); d != nil {
+				t.Errorf("second INVITE: changed %q", d)
+			}
+			c.answers("Session-Expires: 300;refresher=uac\n")
+			c.acks()
+			// And in the dialog, where nothing of it reaches the other side either.
+			for _, method := range []string{"INVITE", "UPDATE"} {
+				for _, side := range []int{sideA, sideB} {
+					c.next(side, method, small, "")
+					sent := c.last
+					refusal := c.peer(side).get("422 " + method)
+					if got := header(refusal, wire.KindMinSE); got != "300" {
+						t.Errorf("Min-SE %q", got)
+					}
+					if int(refusal.CSeq) != c.cseq[side] {
+						t.Errorf("422 with CSeq %d, want %d", refusal.CSeq, c.cseq[side])
+					}
+					c.peer(1 - side).nothing()
+					if method == "INVITE" {
+						c.acksFailure(side, sent, refusal)
+					}
+					there, back := c.refreshes(side, method, "Supported: timer\nSession-Expires: 300\n", "Session-Expires: 300;refresher=uac\n")
+					if there != nil || back != nil {
+						t.Errorf("after the 422: changed %q, %q", there, back)
+					}
+				}
+			}
+			c.hangsUp(sideA)
+		})
+	}
+}
+
+// lives lets the clock run while both sides answer every probe with 200 and the
+// Session-Expires that it has, and counts what each of them got.
+func (t *talk) lives(d time.Duration, lines string, seen func(side int, m *wire.Msg)) (n [2]int) {
+	t.Helper()
+	for end := t.e.wheel.Now() + d; t.e.wheel.Now() < end; pass(50 * time.Millisecond) {
+		for side := range n {
+			for m := t.peer(side).getsWithin(0); m != nil; m = t.peer(side).getsWithin(0) {
+				if !m.IsRequest() || m.Method == wire.BYE {
+					t.Fatalf("%s got %q after %v:\n%s", t.peer(side).name, title(m), t.e.wheel.Now()-t.answeredAt, m.Buf)
+				}
+				if m.Method == wire.ACK {
+					continue
+				}
+				n[side]++
+				if seen != nil {
+					seen(side, m)
+				}
+				answer := lines
+				if se := header(m, wire.KindSessionExpires); se != "" {
+					answer += "Session-Expires: " + se + "\n"
+				}
+				t.peer(side).sends(t.reply(m, 200, answer, ""))
+			}
+		}
+	}
+	return n
+}
+
+func withLab(ttl, noTimer time.Duration) func(*config.Config) {
+	return withTimers(func(c *config.Timers) {
+		c.SessionTTL, c.NoTimerCallDuration = config.Duration(ttl), config.Duration(noTimer)
+	})
+}
+
+func TestG8RefreshWithoutIntervalEndsTheSessionTimerButNotTheProbes(t *testing.T) {
+	for _, method := range []string{"INVITE", "UPDATE"} {
+		inLab(t, 1, withLab(12*time.Second, 30*time.Second), func(t *testing.T, l *lab) {
+			with := updateLines + timerLines + "Session-Expires: 1800;refresher=uac\n"
+			c := l.talks(with, with)
+			if got := c.view(); got != "1800 self, 1800 peer" {
+				t.Errorf("legs see %q", got)
+			}
+			c.lives(20*time.Second, updateLines, func(side int, m *wire.Msg) {
+				want := [...]string{"1800;refresher=uas", "1800;refresher=uac"}[side]
+				if got := header(m, wire.KindSessionExpires); got != want {
+					t.Errorf("probe of side %d with Session-Expires %q, want %q", side, got, want)
+				}
+			})
+			// Now a UAC without timer, answered without an interval.
+			there, back := c.refreshes(sideB, method, updateLines, updateLines)
+			if want := []string{"- CSeq: 1 " + method, "+ CSeq: 4 " + method}; !slices.Equal(there, want) {
+				t.Errorf("changed %q, want %q", there, want)
+			}
+			if want := []string{"- CSeq: 4 " + method, "+ CSeq: 1 " + method}; !slices.Equal(back, want) {
+				t.Errorf("changed %q, want %q", back, want)
+			}
+			if got, mode := c.view(), c.info().Mode; got != "0, 0" || mode != "R" {
+				t.Errorf("legs see %q in mode %s", got, mode)
+			}
+			n := c.lives(60*time.Second, updateLines, func(side int, m *wire.Msg) {
+				if m.First(wire.KindSessionExpires) >= 0 {
+					t.Errorf("probe of side %d with Session-Expires:\n%s", side, m.Buf)
+				}
+			})
+			if n[sideA] < 8 || n[sideB] < 8 {
+				t.Errorf("%v probes in 60 s", n)
+			}
+			if got := c.info(); len(got.Limits) != 1 || got.EndsBy != "session_ttl" {
+				t.Errorf("limits %+v", got.Limits)
+			}
+			c.hangsUp(sideA)
+		})
+	}
+}
+
+func TestG9RefreshByAnEndpointTakesThePlaceOfProbes(t *testing.T) {
+	for _, side := range []int{sideA, sideB} {
+		inLab(t, 1, withLab(12*time.Second, 30*time.Second), func(t *testing.T, l *lab) {
+			with := updateLines + timerLines + "Session-Expires: 12;refresher=uac\n"
+			c := l.talks(strings.Replace(with, "12;", "1800;", 1), with)
+			for range 15 {
+				if n := c.lives(4*time.Second, updateLines, nil); n != [2]int{} {
+					t.Fatalf("%v probes", n)
+				}
+				there, back := c.refreshes(side, "UPDATE", "Supported: timer\nSession-Expires: 1800;refresher=uac\n", with)
+				if there != nil || back != nil {
+					t.Errorf("changed %q, %q", there, back)
+				}
+			}
+			if n := c.lives(8*time.Second, updateLines, nil); n != [2]int{1, 1} {
+				t.Errorf("%v probes once the endpoint is quiet", n)
+			}
+			c.hangsUp(sideA)
+		})
+	}
+}
+
+func TestG10LaterIntervalTurnsThePassiveCallIntoAWatchedOne(t *testing.T) {
+	for _, method := range []string{"INVITE", "UPDATE"} {
+		for _, side := range []int{sideA, sideB} {
+			inLab(t, 1, withLab(12*time.Second, 30*time.Second), func(t *testing.T, l *lab) {
+				c := l.talks(updateLines, updateLines)
+				if n := c.lives(20*time.Second, "", nil); n != [2]int{} {
+					t.Errorf("%v probes of a call without timer", n)
+				}
+				if got := c.info(); got.Mode != "N" || got.EndsBy != "no_timer_call_duration" {
+					t.Errorf("mode %s, ends by %s", got.Mode, got.EndsBy)
+				}
+				se := "Supported: timer\nSession-Expires: 1800;refresher=uac\n"
+				there, back := c.refreshes(side, method, se, se)
+				if there != nil || back != nil {
+					t.Errorf("changed %q, %q", there, back)
+				}
+				if got := c.info(); got.Mode != "R" || got.EndsBy != "session_ttl" || len(got.Limits) != 1 {
+					t.Errorf("mode %s, limits %+v", got.Mode, got.Limits)
+				}
+				if n := c.lives(60*time.Second, updateLines, nil); n[sideA] < 8 || n[sideB] < 8 {
+					t.Errorf("%v probes in 60 s", n)
+				}
+				c.hangsUp(side)
+			})
+		}
 	}
 }

@@ -35,6 +35,7 @@ var edges = map[string][]string{
 	"cmd/sipward/demo": {"proxy", "config", "proxy/eventlog", "test/siptest"},
 	"test/siptest":     {},
 	"test/e2e":         {"test/siptest"},
+	"test/bench":       {"test/siptest"},
 }
 
 // foreign are the modules that a room may import besides the standard library. Leaves stay free of log, command line and

@@ -67,6 +67,37 @@ func (p *play) oneCall(ctx context.Context) error {
 	return c.err
 }
 
+// forgotten is a call that neither side ends; its two ends know nothing of session timers.
+func (p *play) forgotten(ctx context.Context) error {
+	p.title("A call that nobody ends: the edge hangs up on both sides")
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	from := p.lines.mark()
+	placed, err := p.phones[1].Call(ctx, "sip:+4930123456@"+domain)
+	if err != nil || !placed.Answered() {
+		return fmt.Errorf("a call to forget: %w", errors.Join(err, errors.New("not answered")))
+	}
+	c := call{phone: cast[1].user, callID: placed.CallID, status: placed.Status, node: placed.Server, took: placed.Took}
+	line, err := p.waitFor(ctx, from, "Call ended - C=no_timer_call_duration")
+	if err != nil {
+		return err
+	}
+	p.say("   %s", paint(line, p.o.Dim))
+	select {
+	case <-placed.Ended(): // the phone had its BYE
+		c.bye = 200
+	case <-ctx.Done():
+		c.err = ctx.Err()
+	}
+	p.note(c)
+	if n := p.node(c.node); n != nil {
+		if err := n.WaitCalls(ctx, 0); err != nil { // and the node its own
+			return fmt.Errorf("%s still has the call: %w", c.node, err)
+		}
+	}
+	return c.err
+}
+
 // manyCalls places calls from all phones; the Call-ID decides which node takes one.
 func (p *play) manyCalls(ctx context.Context) error {
 	p.title(fmt.Sprintf("%d calls, %d at a time; every other one is ended by the node", manyCalls, len(p.phones)))

@@ -72,7 +72,7 @@ type play struct {
 }
 
 func (p *play) acts(ctx context.Context) error {
-	for _, act := range []func(context.Context) error{p.register, p.oneCall, p.manyCalls, p.nodeDown, p.nodeBack, p.nodeSilent} {
+	for _, act := range []func(context.Context) error{p.register, p.oneCall, p.forgotten, p.manyCalls, p.nodeDown, p.nodeBack, p.nodeSilent} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -112,6 +112,9 @@ func (p *play) picture() {
 
 // stay keeps everything up for a softphone and shows the log as it comes.
 func (p *play) stay(ctx context.Context) {
+	if err := p.usualTimers(); err != nil {
+		p.say("\n%v", err)
+	}
 	p.say("\nEdge and nodes stay up until Ctrl-C. For a softphone on this machine:\n")
 	p.say("   outbound proxy  %s (UDP or TCP)", p.addr)
 	p.say("   user            %s", cast[0].user)

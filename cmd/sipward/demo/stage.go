@@ -86,8 +86,8 @@ func (s *stage) startEdge(ctx context.Context) error {
 		return err
 	}
 	s.addr = netip.AddrPortFrom(siptest.Loopback, port)
-	s.yaml = s.configuration()
-	c, _, err := config.Load(config.Options{Path: "demo.yaml", Data: []byte(s.yaml), Addresses: []netip.Addr{siptest.Loopback}})
+	s.yaml = s.configuration() + quickTimers
+	c, err := load(s.yaml)
 	if err != nil {
 		return err
 	}
@@ -106,6 +106,25 @@ func (s *stage) startEdge(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func load(yaml string) (*config.Config, error) {
+	c, _, err := config.Load(config.Options{Path: "demo.yaml", Data: []byte(yaml), Addresses: []netip.Addr{siptest.Loopback}})
+	return c, err
+}
+
+// quickTimers end a forgotten call while somebody looks on.
+const quickTimers = `lab: yes
+timers: { no_timer_call_duration: 2, session_ttl: 2 }
+`
+
+// usualTimers leave the calls of a softphone alone: a reload touches later calls only.
+func (s *stage) usualTimers() error {
+	c, err := load(s.configuration())
+	if err != nil {
+		return err
+	}
+	return s.edge.Reload(c)
 }
 
 // configuration is a file as an operator would write it. Probes and the return of a node are quick, so that the play is.

@@ -73,10 +73,18 @@ func (t *talk) refreshes(side int, method, lines, answer string) (there, back []
 	got := to.get(method)
 	there = changed(sent, got)
 	to.sends(t.reply(got, 200, answer+contact(1-side), sdp[1-side]))
-	back = changed(t.last, from.get("200 "+method))
+	response := t.last
+	arrived := from.get("200 " + method)
+	back = changed(response, arrived)
 	if method == "INVITE" {
+		to.sends(response)
+		if again := from.get("200 INVITE"); string(again.Buf) != string(arrived.Buf) {
+			t.Errorf("the copy of the 200 differs:\n%s\n%s", again.Buf, arrived.Buf)
+		}
 		t.from(side, "ACK", t.cseq[side], "", "")
-		to.get("ACK")
+		if ack := to.get("ACK"); ack.CSeq != got.CSeq {
+			t.Errorf("ACK with CSeq %d for an INVITE with %d", ack.CSeq, got.CSeq)
+		}
 	}
 	return there, back
 }
@@ -399,19 +407,19 @@ func (t *talk) refused(invite *wire.Msg, minSE string) *wire.Msg {
 	return got
 }
 
-// acksFailure has a side acknowledge the failure of its last INVITE, hop by hop: the
-// ACK must not reach the other side (17.2.1).
-func (t *talk) acksFailure(side int, sent string, failure *wire.Msg) {
-	t.Helper()
+// hopACK is the ACK for the failure of an INVITE that was sent (17.1.1.3).
+func hopACK(sent string, failure *wire.Msg) string {
 	var m wire.Msg
 	m.Scan([]byte(sent), false)
-	var to []byte
-	for _, h := range failure.Headers {
-		if h.Kind == wire.KindTo {
-			to = failure.Bytes(h.Line)
-		}
-	}
-	t.peer(side).sends(string(appendHopRequest(nil, &m, "ACK", to, nil)))
+	to := failure.Headers[failure.First(wire.KindTo)].Line
+	return string(appendHopRequest(nil, &m, "ACK", failure.Bytes(to), nil))
+}
+
+// acksFailure has a side acknowledge the failure of its INVITE, hop by hop: the ACK
+// must not reach the other side (17.2.1).
+func (t *talk) acksFailure(side int, sent string, failure *wire.Msg) {
+	t.Helper()
+	t.peer(side).sends(hopACK(sent, failure))
 	t.peer(1 - side).nothing()
 	t.peer(side).nothing()
 }
@@ -691,4 +699,34 @@ func TestG10LaterIntervalTurnsThePassiveCallIntoAWatchedOne(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A.3: every 2xx of every fork.
+func TestG2EveryForkGetsTheInterval(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.rings(timerLines + "Session-Expires: 1800\n")
+		c.answers("")
+		fork := strings.ReplaceAll(c.last, ";tag=tb", ";tag=tc")
+		c.acks()
+		for range 2 {
+			c.b.sends(fork)
+			got := c.a.get("200 INVITE")
+			if d, want := changed(fork, got), []string{"+ Session-Expires: 1800;refresher=uac", "+ Require: timer"}; !slices.Equal(d, want) {
+				t.Errorf("changed %q, want %q", d, want)
+			}
+		}
+		for _, method := range []string{"ACK", "BYE"} { // 13.2.2.4
+			cseq := 1
+			if method == "BYE" {
+				cseq = 2
+			}
+			c.a.sends(c.text(sideA, method, cseq, "", "", "sip:bob@"+c.b.addr.String(), routeOf(c.ok), "tc"))
+			got := c.b.get(method)
+			if method == "BYE" {
+				c.b.sends(c.reply(got, 200, "", ""))
+				c.a.get("200 BYE")
+			}
+		}
+		c.hangsUp(sideA)
+	})
 }

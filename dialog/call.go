@@ -88,6 +88,8 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	) {
 		return nil, TooLong
 	}
+	c.mu.Lock() // from here on others find it
+	defer c.mu.Unlock()
 	if !s.add(c, in.Reserve) {
 		return nil, Full
 	}
@@ -155,7 +157,7 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 	if m.Status == 100 || m.To.Tag.Empty() {
 		return
 	}
-	d := c.dialogLocked(m, now)
+	d := c.dialogLocked(m, false, now)
 	if d == nil || d.state != early {
 		return
 	}
@@ -176,7 +178,7 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	if c.done {
 		return g.InsertSE
 	}
-	d := c.dialogLocked(m, now)
+	d := c.dialogLocked(m, c.answered == 0, now)
 	if d == nil {
 		return g.InsertSE
 	}
@@ -255,8 +257,9 @@ func (c *Call) callerTagLocked() []byte {
 }
 
 // dialogLocked finds or makes the dialog of a response by its To tag. It is nil
-// when there is no place for one more.
-func (c *Call) dialogLocked(m *wire.Msg, now time.Duration) *Dialog {
+// when there is no place for one more. The first answer has one whatever the bounds
+// say: a call that nobody follows would never end.
+func (c *Call) dialogLocked(m *wire.Msg, isFirstAnswer bool, now time.Duration) *Dialog {
 	key := c.store.keyOf(c.first.texts.get(callID), c.callerTagLocked(), m.Bytes(m.To.Tag))
 	for d := range c.dialogs {
 		if d.key == key && d.state != none {
@@ -265,7 +268,7 @@ func (c *Call) dialogLocked(m *wire.Msg, now time.Duration) *Dialog {
 	}
 	d := &c.first
 	if d.state != none {
-		if d = c.forkLocked(now); d == nil {
+		if d = c.forkLocked(isFirstAnswer, now); d == nil {
 			return nil
 		}
 	}
@@ -276,15 +279,13 @@ func (c *Call) dialogLocked(m *wire.Msg, now time.Duration) *Dialog {
 
 // forkLocked makes room for one more dialog: the oldest one that is not answered
 // gives way above the bound (spec E.2).
-func (c *Call) forkLocked(now time.Duration) *Dialog {
-	s := c.store
-	if 1+len(c.more) >= max(c.policy.MaxEarly, 1) || s.count.Add(1) > int64(s.Capacity) {
-		if 1+len(c.more) < max(c.policy.MaxEarly, 1) {
-			s.count.Add(-1)
-		}
-		if !c.dropOldestLocked(now) {
+func (c *Call) forkLocked(isFirstAnswer bool, now time.Duration) *Dialog {
+	hasRoom := 1+len(c.more) < max(c.policy.MaxEarly, 1) && c.store.grow()
+	if !hasRoom && !c.dropOldestLocked(now) {
+		if !isFirstAnswer {
 			return nil
 		}
+		c.store.count.Add(1)
 	}
 	f := &c.first
 	d := &Dialog{call: c, texts: f.texts}

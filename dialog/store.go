@@ -110,6 +110,15 @@ func (s *Store) add(c *Call, reserve int) bool {
 	return true
 }
 
+// grow counts one more dialog of a call, if the store is not full.
+func (s *Store) grow() bool {
+	if s.count.Add(1) > int64(s.Capacity) {
+		s.count.Add(-1)
+		return false
+	}
+	return true
+}
+
 // remove forgets a call. c.mu is held; nobody holds a shard and waits for a call.
 func (s *Store) remove(c *Call) {
 	sh := &s.shard[c.id.shard()]

@@ -90,9 +90,6 @@ func appendLine(dst []byte, name string, value []byte) []byte {
 // targetLocked is the remote target URI of a leg. What cannot stand in a start line
 // is none.
 func (d *Dialog) targetLocked(l Leg) ([]byte, bool) {
-	if d.leg[l].mute {
-		return nil, false
-	}
 	uri, _, ok := wire.NameAddrURI(d.texts.get(contactOf(l)))
 	if !ok {
 		return nil, false
@@ -143,19 +140,20 @@ func routed(target, routes []byte) (ruri, route, next []byte) {
 	return strict, append(append(append(route, '<'), target...), '>'), strict
 }
 
-// cutRoute splits the first value off a list that recordRoutes made.
+// cutRoute splits the first value off a list that recordRoutes made, at the comma
+// where wire.Values found it.
 func cutRoute(routes []byte) (first, others []byte) {
-	depth, quoted := 0, false
-	for i, c := range routes {
-		switch {
-		case c == '"' && (i == 0 || routes[i-1] != '\\'):
-			quoted = !quoted
-		case quoted:
-		case c == '<':
-			depth++
-		case c == '>':
-			depth--
-		case c == ',' && depth <= 0:
+	for i := 0; i < len(routes); i++ {
+		switch routes[i] {
+		case '"':
+			for i++; i < len(routes) && routes[i] != '"'; i++ {
+				if routes[i] == '\\' {
+					i++
+				}
+			}
+		case '<':
+			i += max(bytes.IndexByte(routes[i:], '>'), 0)
+		case ',':
 			return routes[:i], bytes.TrimLeft(routes[i+1:], " ")
 		}
 	}

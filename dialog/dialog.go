@@ -1,7 +1,6 @@
 package dialog
 
 import (
-	"bytes"
 	"math/rand/v2"
 	"time"
 
@@ -80,7 +79,7 @@ type leg struct {
 	answers   bool // it answered a request other than UPDATE
 	weak      bool // it gave a weak proof
 	strong    bool // it gave a real one
-	mute      bool // its texts are too long: we cannot send to it
+	mute      bool // its texts are too long: it is not probed, nor is its peer on its behalf
 	byeDone   bool // in terminating
 	byeSent   bool
 	retried   bool // 422 or 500 to BYE: once
@@ -116,8 +115,9 @@ func (d *Dialog) meetLocked(m *wire.Msg) {
 	if m.First(wire.KindRecordRoute) >= 0 {
 		routes, ok = recordRoutes(m, B, d.call.store.IsOwn)
 	}
-	if !ok || !d.texts.put(textChange{toText, m.Bytes(m.To.Value)}, textChange{contactB, contact}, textChange{routesB, routes}) {
-		d.leg[B].mute = true
+	ok = ok && d.texts.put(textChange{toText, m.Bytes(m.To.Value)}, textChange{contactB, contact}, textChange{routesB, routes})
+	if d.leg[B].mute = !ok; !ok {
+		d.texts.name(d.texts.get(ruriText), m.Bytes(m.To.Tag))
 	}
 }
 
@@ -201,7 +201,7 @@ func (d *Dialog) isProbed(l Leg) bool {
 	if l == A && !p.ProbeA || l == B && !p.ProbeB {
 		return false
 	}
-	return !d.call.noInject && !d.noAck && !d.bypassed && !d.leg[l].mute &&
+	return !d.call.noInject && !d.noAck && !d.bypassed && !d.leg[A].mute && !d.leg[B].mute &&
 		!d.seq[l.Peer()].Exhausted() && d.methodLocked(l) != timers.ProbeNone
 }
 
@@ -267,7 +267,7 @@ func joined(m *wire.Msg, k wire.Kind) []byte {
 				all = m.Bytes(h.Value)
 				continue
 			}
-			all = append(append(bytes.Clone(all), ", "...), m.Bytes(h.Value)...)
+			all = append(append(all, ", "...), m.Bytes(h.Value)...) // the bytes of a message have no room behind them
 		}
 	}
 	return all

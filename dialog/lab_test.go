@@ -341,3 +341,18 @@ func (l *lab) empty() {
 		l.Errorf("%d connections remembered", len(l.s.streams.on))
 	}
 }
+
+// opensWith opens a call with no header lines but these, which may hold a Contact.
+func (l *lab) opensWith(lines string) {
+	l.Helper()
+	if !strings.Contains(lines, "Contact:") {
+		lines += "Contact: " + labCaller + "\r\n"
+	}
+	m := l.message("INVITE sip:bob@example.org SIP/2.0", identity(A, "", "INVITE", 1), lines, body(labSDPA))
+	ask := AskOf(m)
+	c, refusal := l.s.Open(Invite{Policy: l.policy, Msg: m, Ask: ask, Duty: l.policy.Request(ask, 0), Source: labFlow, Now: l.now})
+	if refusal != Opened {
+		l.Fatalf("refused: %v", refusal)
+	}
+	l.call = c
+}

@@ -24,6 +24,10 @@ const (
 	maxHops   = 20
 )
 
+// MaxTag is the longest To tag of a dialog. An answer with a longer one must not get
+// through: the caller could not be sent a BYE.
+const MaxTag = 512
+
 // texts keeps all header texts of a dialog in one allocation.
 type texts struct {
 	b   []byte
@@ -47,7 +51,16 @@ type textChange struct {
 
 // put replaces fields. It is false, and nothing changes, when the texts would
 // become longer than they may.
-func (t *texts) put(changes ...textChange) bool {
+func (t *texts) put(changes ...textChange) bool { return t.putUpTo(maxText, changes) }
+
+// name puts the callee's tag with a URI in place of a value that is too long to be
+// kept: the caller knows the dialog by the tag (RFC 3261 12.2.2).
+func (t *texts) name(uri, tag []byte) {
+	v := append(append(append([]byte{'<'}, uri...), ">;tag="...), tag...)
+	t.putUpTo(2*maxText+2*MaxTag, []textChange{{toText, v}})
+}
+
+func (t *texts) putUpTo(limit int, changes []textChange) bool {
 	size, isSame := len(t.b), true
 	for _, c := range changes {
 		size += len(c.value) - len(t.get(c.field))
@@ -56,7 +69,7 @@ func (t *texts) put(changes ...textChange) bool {
 	if isSame {
 		return true
 	}
-	if size > maxText {
+	if size > limit {
 		return false
 	}
 	n := texts{b: make([]byte, 0, size)}

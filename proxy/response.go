@@ -77,7 +77,8 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	c.mu.Lock()
 	defer c.unlock()
 	m := &w.msg
-	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.sentCSeq() {
+	isTooLong := c.call != nil && m.Status < 300 && m.To.Tag.Len() > dialog.MaxTag
+	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.sentCSeq() || isTooLong {
 		c.edge.count.stray.Add(1)
 		return
 	}

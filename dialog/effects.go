@@ -15,17 +15,19 @@ type Effects struct {
 	Acts  []Act
 	Ended []Ended
 	Notes []Note
+	Stops []func() // requests of ours whose result nobody needs any more
 }
 
 // Empty says whether there is nothing to do.
-func (fx *Effects) Empty() bool { return len(fx.Acts)+len(fx.Ended)+len(fx.Notes) == 0 }
+func (fx *Effects) Empty() bool { return len(fx.Acts)+len(fx.Ended)+len(fx.Notes)+len(fx.Stops) == 0 }
 
 // Reset empties it and keeps its buffers.
 func (fx *Effects) Reset() {
 	clear(fx.Acts)
 	clear(fx.Ended)
 	clear(fx.Notes)
-	fx.Acts, fx.Ended, fx.Notes = fx.Acts[:0], fx.Ended[:0], fx.Notes[:0]
+	clear(fx.Stops)
+	fx.Acts, fx.Ended, fx.Notes, fx.Stops = fx.Acts[:0], fx.Ended[:0], fx.Notes[:0], fx.Stops[:0]
 }
 
 // An Act is one request of the edge itself to send into a dialog. Its CSeq number

@@ -229,9 +229,32 @@ func (d *Dialog) byeLocked(fx *Effects, l Leg, now time.Duration) {
 // youth is the age up to which an epoch of a sequence must stay (spec D, pruning).
 func (d *Dialog) youth() time.Duration { return 2 * d.call.linger() }
 
+// Sent takes what stops a request of ours that is on its way now. A BYE is stopped
+// when the leg sends its own (spec E.2), which it may have done by now.
+func (a *Act) Sent(fx *Effects, stop func()) {
+	d, c := a.Ref.d, a.Ref.d.call
+	if a.Method != wire.BYE {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.leg[a.To()].byeDone {
+		fx.Stops = append(fx.Stops, stop)
+		return
+	}
+	if d.stops == nil {
+		d.stops = new([2]func())
+	}
+	d.stops[a.To()] = stop
+}
+
 // byeEndedLocked: a leg needs no BYE any more.
-func (d *Dialog) byeEndedLocked(_ *Effects, l Leg, now time.Duration) {
+func (d *Dialog) byeEndedLocked(fx *Effects, l Leg, now time.Duration) {
 	d.leg[l].byeDone = true
+	if d.stops != nil && d.stops[l] != nil {
+		fx.Stops = append(fx.Stops, d.stops[l])
+		d.stops[l] = nil
+	}
 	if d.leg[l.Peer()].byeDone {
 		d.call.forgetLocked(d, now)
 	}

@@ -211,6 +211,9 @@ func RAckNumber(m *wire.Msg) (at wire.Span, n uint32, ok bool) {
 
 // hangUpLocked notes the BYE of a leg that is forwarded.
 func (d *Dialog) hangUpLocked(from Leg, now time.Duration) {
+	if d.state == early && from == A { // 15: as good as a CANCEL
+		d.call.gaveUp = true
+	}
 	if d.state != confirmed && d.state != waitsForAck {
 		return
 	}

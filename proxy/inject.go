@@ -31,6 +31,9 @@ func (w *scratch) perform() {
 	for _, n := range fx.Notes {
 		w.edge.logNote(n)
 	}
+	for _, stop := range fx.Stops {
+		stop()
+	}
 	for i := range fx.Acts {
 		act := fx.Acts[i] // lives until it is answered
 		w.edge.inject(w, &act)
@@ -125,6 +128,7 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 		return
 	}
 	e.count.injected.Add(1)
+	a.Sent(&w.effects, q.quit)
 }
 
 // injected tells the dialog what became of a request of ours; m is nil without a

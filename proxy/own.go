@@ -328,6 +328,14 @@ func (r *ownRequest) cancelLocked(w *scratch, now time.Duration) {
 	w.send(r.flow, c.out)
 }
 
+// quit forgets a request whose result nobody needs any more. It is not for an INVITE.
+func (r *ownRequest) quit() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told = true
+	r.forgetLocked()
+}
+
 // settleLocked arms the timer, or forgets the request when nothing is due any more.
 // Call it after every change.
 func (r *ownRequest) settleLocked(now time.Duration) {

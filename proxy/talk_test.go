@@ -140,6 +140,9 @@ func (t *talk) peer(side int) *peer {
 func (t *talk) asks(side int, method, lines, body string, status int, answer string) *wire.Msg {
 	t.Helper()
 	t.next(side, method, lines, body)
+	if method == "INVITE" {
+		t.peer(side).get("100 INVITE")
+	}
 	got := t.peer(1 - side).get(method)
 	t.peer(1 - side).sends(t.reply(got, status, answer, ""))
 	back := t.peer(side).get(fmt.Sprintf("%d %s", status, method))

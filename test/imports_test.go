@@ -24,11 +24,12 @@ var edges = map[string][]string{
 	"proxy/resolve":     {"proxy/wire"},
 	"proxy/backend":     {"proxy/wire", "proxy/resolve", "config", "timers"},
 	"proxy/outfile":     {},
+	"store":             {},
 	"proxy/eventlog":    {"proxy/wire", "proxy/outfile", "config"},
 	"proxy/cdr":         {"proxy/outfile", "config"},
 	"proxy": {
 		"proxy/wire", "proxy/transport", "proxy/transaction", "proxy/resolve", "proxy/backend", "proxy/eventlog", "proxy/cdr", "dialog",
-		"config", "timers",
+		"config", "timers", "store",
 	},
 	"admin":            {"proxy"},
 	"cmd/sipward":      {"admin", "proxy", "config", "proxy/cdr", "proxy/eventlog", "cmd/sipward/demo"},
@@ -50,6 +51,7 @@ var foreign = map[string][]string{
 	"proxy/resolve":     {"github.com/miekg/dns"},
 	"proxy/backend":     {},
 	"proxy/outfile":     {},
+	"store":             {"go.etcd.io/bbolt"},
 	"proxy/eventlog":    {"github.com/rs/zerolog"},
 	"proxy/cdr":         {},
 }

@@ -344,6 +344,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 		}
 		isOver = false
 		isLive = isLive || d.state != terminating && d.state != early
+		d.watchLocked(now)
 		due = sooner(due, d.dueLocked())
 	}
 	if !isLive && c.answered != 0 {

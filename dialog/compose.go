@@ -76,7 +76,7 @@ func (d *Dialog) appendAbilities(b []byte, l Leg, probe timers.ProbeMethod) []by
 	} else {
 		b = append(b, ";refresher=uac\r\n"...)
 	}
-	if d.minSE > 90 {
+	if d.minSE > 90 && d.minSE <= x.se { // RFC 4028 5: never above the interval
 		b = strconv.AppendUint(append(b, "Min-SE: "...), uint64(d.minSE), 10)
 		b = append(b, "\r\n"...)
 	}

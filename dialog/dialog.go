@@ -47,11 +47,11 @@ type Dialog struct {
 	mode     timers.Mode
 	reason   Reason
 	by       Ender
-	byeFrom  Leg  // in ending
+	byeFrom  Leg        // in ending
 	stops    *[2]func() // of our BYEs under way; nil before the first one
 	noAck    bool       // the ACK never came, both legs live
-	doubted  bool // the ACK is overdue and the legs were asked
-	bypassed bool // the caller ignores Record-Route: its requests do not come here
+	doubted  bool       // the ACK is overdue and the legs were asked
+	bypassed bool       // the caller ignores Record-Route: its requests do not come here
 }
 
 // A leg is what is known of one side of a dialog.

@@ -39,7 +39,7 @@ type Act struct {
 	Probe  timers.ProbeMethod // how it probes, ProbeNone for a BYE
 	Place  Place
 
-	mends bool // a re-INVITE that tells a leg what the other one answered
+	mends Body // of a re-INVITE that tells a leg what the other one answered; else none
 }
 
 // To is the leg that gets the request.

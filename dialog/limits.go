@@ -122,7 +122,7 @@ func (d *Dialog) expireLocked(fx *Effects, admit func(time.Duration) bool, now t
 		}
 	}
 	if d.state == waitsForAck {
-		d.ackOverdueLocked(now)
+		d.ackOverdueLocked(fx, now)
 	}
 	d.probeLocked(fx, admit, now)
 }
@@ -153,7 +153,7 @@ func (d *Dialog) sessionExpiredLocked(fx *Effects, now time.Duration) bool {
 // ackOverdueLocked is ack_timeout (spec E.4). A callee that misses the ACK repeats
 // its 2xx to the end; one that is quiet has it, so the caller sends past us: then
 // nothing is injected, the numbers of its requests could not be translated.
-func (d *Dialog) ackOverdueLocked(now time.Duration) {
+func (d *Dialog) ackOverdueLocked(fx *Effects, now time.Duration) {
 	c := d.call
 	if d.doubted || d.noAck || d.bypassed || now < d.answered+c.policy.AckWait {
 		return
@@ -165,6 +165,10 @@ func (d *Dialog) ackOverdueLocked(now time.Duration) {
 		return
 	}
 	d.doubted = true
+	if !d.canAskLocked(B) {
+		d.unacknowledgedLocked(fx, B)
+		return
+	}
 	d.leg[B].probeAt = now
 }
 

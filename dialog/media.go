@@ -188,6 +188,21 @@ func (m *Media) Size() int {
 	return int(unsafe.Sizeof(*m.kept)) + cap(m.kept.text)
 }
 
+// Amend is an exchange of the edge's own, complete: the peer of l was told that l
+// sends b from now on, and answered what it had sent before. With an offer of an
+// endpoint under way nobody can tell what holds.
+func (m *Media) Amend(l Leg, b Body) {
+	if m.Open() {
+		m.lose()
+		return
+	}
+	s := &m.side[l]
+	s.sum, s.is = sumOf(b), natureOf(b)
+	if s.keep {
+		m.hold(committedBody(l), b)
+	}
+}
+
 func (m *Media) invite(from Leg, cseq uint32, b Body) {
 	t := &m.side[from].invite
 	if !m.fresh(t, cseq) {

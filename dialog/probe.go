@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/sipward/sipward/proxy/wire"
@@ -50,6 +51,24 @@ func (d *Dialog) rescheduleLocked(l Leg, now time.Duration) {
 	}
 }
 
+// watchLocked begins to probe a leg that was not probed: nothing allowed it, or all
+// retries were spent and then something else proved that it lives. Its time runs
+// from now.
+func (d *Dialog) watchLocked(now time.Duration) {
+	if d.state != confirmed || d.byeBy != 0 {
+		return
+	}
+	for _, l := range [2]Leg{A, B} {
+		if x := &d.leg[l]; x.probeAt == 0 && x.own == 0 && x.failures == 0 && d.isProbed(l) {
+			x.proof = now
+			d.rescheduleLocked(l, now)
+		}
+	}
+}
+
+// liveLocked notes a proof of life.
+func (x *leg) liveLocked(now time.Duration) { x.proof, x.failures, x.retries = now, 0, 0 }
+
 // methodLocked is how a leg is probed now: the first of the configured methods that
 // it takes (spec B).
 func (d *Dialog) methodLocked(l Leg) timers.ProbeMethod {
@@ -67,28 +86,38 @@ func (d *Dialog) methodLocked(l Leg) timers.ProbeMethod {
 
 func bit(m timers.ProbeMethod) uint8 { return 1 << m }
 
+// challenged, among the refused methods: the leg asked for credentials.
+const challenged = 1 << 7
+
 func (d *Dialog) canProbeBy(l Leg, m timers.ProbeMethod) bool {
 	x := &d.leg[l]
 	switch m {
 	case timers.ProbeUpdate:
 		return x.updates
 	case timers.ProbeReinvite:
-		if x.unsafe || x.webrtc && !d.call.policy.ReinviteWebRTC || d.media.Unknown(l) {
-			return false
-		}
 		_, ok := d.media.SentBy(l.Peer())
-		return ok
+		return ok && !d.doubted && d.takesOffersLocked(l) // E.4: no offer before the ACK
 	case timers.ProbeOptionsStale:
 		return d.seq[l.Peer()].Highest() >= 2
 	}
 	return m == timers.ProbeOptions
 }
 
+// takesOffersLocked says whether a re-INVITE to a leg does no harm.
+func (d *Dialog) takesOffersLocked(l Leg) bool {
+	x := &d.leg[l]
+	return !x.unsafe && (!x.webrtc || d.call.policy.ReinviteWebRTC) && !d.media.Unknown(l)
+}
+
 // probeLocked sends the probes that are due.
 func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now time.Duration) {
 	for _, l := range [2]Leg{B, A} {
 		x := &d.leg[l]
-		if x.probeAt == 0 || now < x.probeAt || x.own > 0 {
+		if x.probeAt == 0 || now < x.probeAt {
+			continue
+		}
+		if x.own > 0 {
+			x.probeAt = now + recheck
 			continue
 		}
 		m := d.methodLocked(l)
@@ -135,7 +164,7 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 	}
 	if d.state == confirmed && x.own == 0 && now-x.blocked >= d.call.scaled(blockedLong) {
 		x.blocked = 0
-		for _, m := range [2]timers.ProbeMethod{timers.ProbeUpdate, timers.ProbeOptions} {
+		for _, m := range d.harmless() {
 			if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
 				return m
 			}
@@ -143,6 +172,15 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 	}
 	x.probeAt = now + max(d.call.scaled(recheck), 10*time.Millisecond)
 	return timers.ProbeNone
+}
+
+// harmless are the probes that touch neither offer nor answer. Who has chosen
+// options_stale wants no number spent.
+func (d *Dialog) harmless() []timers.ProbeMethod {
+	if slices.Contains(d.call.policy.Methods, timers.ProbeOptionsStale) {
+		return []timers.ProbeMethod{timers.ProbeOptionsStale}
+	}
+	return []timers.ProbeMethod{timers.ProbeUpdate, timers.ProbeOptions}
 }
 
 // sendProbeLocked makes one probe.
@@ -206,7 +244,7 @@ func (a *Act) Done(fx *Effects, m *wire.Msg, status int, retryAfter, now time.Du
 		return class
 	}
 	l := a.To()
-	if a.Probe == timers.ProbeNone && !a.mends {
+	if a.Probe == timers.ProbeNone {
 		d.byeFinalLocked(fx, l, status, now)
 		c.settleLocked(fx, now)
 		return class
@@ -218,8 +256,8 @@ func (a *Act) Done(fx *Effects, m *wire.Msg, status int, retryAfter, now time.Du
 	x.reoffer = false
 	if d.state == confirmed || d.state == waitsForAck {
 		switch {
-		case a.mends:
-			d.mendedLocked(fx, l, m, status)
+		case a.mends.SDP != nil:
+			d.mendedLocked(fx, l, a.mends, m, status)
 		case d.doubted:
 			d.doubtAnsweredLocked(fx, l, class, now)
 		default:
@@ -234,7 +272,14 @@ func (a *Act) Done(fx *Effects, m *wire.Msg, status int, retryAfter, now time.Du
 func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Class, retryAfter, now time.Duration) {
 	l, p := a.To(), d.call.policy
 	x := &d.leg[l]
-	meaning := class.After(x.last)
+	if a.Probe == timers.ProbeOptionsStale && class == timers.ClassOverlap && !p.StrictAlive {
+		class = timers.ClassAlive // what a spent number deserves (RFC 3261 12.2.2)
+	}
+	if p.StrictAlive && class == timers.ClassDeadIfRepeated {
+		class = timers.ClassUnknown
+	}
+	before := x.last
+	meaning := class.After(before)
 	x.last = class
 	if meaning == timers.ClassDead {
 		d.terminateLocked(fx, DialogGone, now)
@@ -242,7 +287,8 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 	}
 	proves := meaning.Proves() && (!p.StrictAlive || meaning == timers.ClassAlive)
 	if proves {
-		x.proof, x.failures = now, 0
+		x.liveLocked(now)
+		x.answers = x.answers || a.Probe != timers.ProbeUpdate
 		if isWeak(a.Probe, meaning) {
 			x.weak = true
 		} else {
@@ -253,9 +299,10 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 	}
 	switch meaning {
 	case timers.ClassAlive:
-		x.method = a.Probe
-		x.retries, x.glares = 0, 0
-		d.rescheduleLocked(l, now)
+		if a.Probe == d.methodLocked(l) { // and not what replaced it for once
+			x.method = a.Probe
+		}
+		x.glares = 0
 		d.refreshedLocked(fx, a, m, now)
 	case timers.ClassDeadIfRepeated:
 		x.probeAt = now + d.call.scaled(repeatAfter)
@@ -265,7 +312,7 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		wait := min(max(retryAfter, d.call.scaled(time.Second)), maxRetryAfter)
 		x.probeAt = now + wait
 	case timers.ClassTooSmall:
-		d.tooSmallLocked(l, m, now)
+		d.tooSmallLocked(l, m, before == timers.ClassTooSmall, now)
 	case timers.ClassRefusedMethod:
 		d.refuseLocked(l, a.Probe, now)
 	case timers.ClassRefusedSession:
@@ -275,15 +322,19 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		d.refuseLocked(l, a.Probe, now)
 	case timers.ClassWeak:
 		x.refused |= bit(timers.ProbeUpdate) | bit(timers.ProbeReinvite) | bit(a.Probe)
-		fx.Notes = append(fx.Notes, Note{Kind: Challenged, CallID: d.texts.get(callID), Leg: l, Status: m.Status})
+		if x.refused&challenged == 0 {
+			x.refused |= challenged
+			fx.Notes = append(fx.Notes, Note{Kind: Challenged, CallID: d.texts.get(callID), Leg: l, Status: m.Status})
+		}
 		if a.Probe == timers.ProbeOptions { // it will not answer anything else either
 			x.refused &^= bit(timers.ProbeOptions)
 		}
+	}
+	switch {
+	case x.probeAt != 0:
+	case proves:
 		d.rescheduleLocked(l, now)
 	default:
-		d.retryLocked(l, a, retryAfter, now)
-	}
-	if !proves && x.probeAt == 0 {
 		d.retryLocked(l, a, retryAfter, now)
 	}
 }
@@ -293,12 +344,12 @@ func isWeak(m timers.ProbeMethod, class timers.Class) bool {
 	return class == timers.ClassWeak || class == timers.ClassAlive && (m == timers.ProbeOptions || m == timers.ProbeOptionsStale)
 }
 
-// retryLocked asks again before the deadline. A leg that was silent to UPDATE, but
-// answered otherwise before, is asked otherwise (spec B).
+// retryLocked asks again before the deadline. A leg that was silent to UPDATE twice,
+// and never answered one, but answers otherwise, is asked otherwise (spec B).
 func (d *Dialog) retryLocked(l Leg, a *Act, retryAfter, now time.Duration) {
 	x, p := &d.leg[l], d.call.policy
-	if a.Probe == timers.ProbeUpdate && x.method != timers.ProbeUpdate && x.method != timers.ProbeNone && x.failures > 1 {
-		x.refused |= bit(timers.ProbeUpdate)
+	if a.Probe == timers.ProbeUpdate && x.method != timers.ProbeUpdate && x.answers && x.failures > 1 {
+		d.bansLocked(l, timers.ProbeUpdate)
 	}
 	at, ok := p.Retry(int(x.retries), now, d.verifyOfLocked(l))
 	x.retries = saturated(x.retries)
@@ -318,36 +369,43 @@ func (d *Dialog) glareLocked(l Leg, now time.Duration) {
 	x := &d.leg[l]
 	if x.glares++; x.glares >= maxGlares {
 		x.glares = 0
-		d.rescheduleLocked(l, now)
 		return
 	}
 	// Towards the callee we stand for the caller, who chose the Call-ID.
 	x.probeAt = now + d.call.scaled(timers.RetryGlare(l == A, draw()))
 }
 
-// tooSmallLocked takes the Min-SE of a 422 and tries once more.
-func (d *Dialog) tooSmallLocked(l Leg, m *wire.Msg, now time.Duration) {
+// tooSmallLocked takes the Min-SE of a 422 and tries once more. It only concerns a
+// leg with a session timer.
+func (d *Dialog) tooSmallLocked(l Leg, m *wire.Msg, again bool, now time.Duration) {
 	x := &d.leg[l]
 	n, ok := timers.ParseMinSE(m.Value(wire.KindMinSE))
-	if !ok || n <= x.se {
-		d.rescheduleLocked(l, now)
+	if !ok || x.se == 0 || n <= x.se {
 		return
 	}
 	x.se = n
 	d.minSE = max(d.minSE, n)
-	x.probeAt = now
+	if !again {
+		x.probeAt = now
+	}
 }
 
 // refuseLocked never uses a method again for this leg, and the next one at once.
 func (d *Dialog) refuseLocked(l Leg, m timers.ProbeMethod, now time.Duration) {
+	if d.bansLocked(l, m) {
+		d.leg[l].probeAt = now
+	}
+}
+
+// bansLocked takes a method from a leg, unless it is the last one.
+func (d *Dialog) bansLocked(l Leg, m timers.ProbeMethod) bool {
 	x := &d.leg[l]
 	x.refused |= bit(m)
-	if d.methodLocked(l) == timers.ProbeNone { // none is left: the last one stays
+	if d.methodLocked(l) == timers.ProbeNone {
 		x.refused &^= bit(m)
-		d.rescheduleLocked(l, now)
-		return
+		return false
 	}
-	x.probeAt = now
+	return true
 }
 
 // refreshedLocked takes what a 2xx to our own refresh says: the leg's view of the
@@ -366,6 +424,8 @@ func (d *Dialog) refreshedLocked(fx *Effects, a *Act, m *wire.Msg, now time.Dura
 		if x.se = g.ResponderSE; x.se > 0 {
 			x.refreshes = g.ResponderRefreshes
 			d.expires = now + time.Duration(x.se)*time.Second
+		} else if d.leg[l.Peer()].se == 0 { // nobody's timer runs any more
+			d.expires = 0
 		}
 	}
 	if a.Probe == timers.ProbeReinvite {
@@ -384,7 +444,7 @@ func (d *Dialog) compareLocked(fx *Effects, l Leg, m *wire.Msg, now time.Duratio
 	}
 	peer := l.Peer()
 	d.leg[l].unsafe = true
-	told := body.SDP != nil && d.canProbeBy(peer, timers.ProbeReinvite) && d.leg[peer].own == 0 &&
+	told := body.SDP != nil && d.takesOffersLocked(peer) && d.leg[peer].own == 0 &&
 		d.leg[A].invite == 0 && d.leg[B].invite == 0 && !d.media.Open()
 	if told {
 		told = d.mendLocked(fx, peer, body, now)
@@ -404,28 +464,24 @@ func (d *Dialog) mendLocked(fx *Effects, l Leg, body Body, now time.Duration) bo
 	if !ok {
 		return false
 	}
-	d.media.Request(l.Peer(), wire.INVITE, n, body)
 	d.leg[l].own++
 	d.leg[l].reoffer = true
 	fx.Acts = append(fx.Acts, Act{
 		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: wire.INVITE, Probe: timers.ProbeReinvite,
-		Place: d.call.placeLocked(l), mends: true,
+		Place: d.call.placeLocked(l), mends: Body{SDP: bytes.Clone(body.SDP), Type: bytes.Clone(body.Type)},
 	})
 	return true
 }
 
 // mendedLocked: what the leg answered must be what it had.
-func (d *Dialog) mendedLocked(fx *Effects, l Leg, m *wire.Msg, status int) {
-	var body Body
-	n := uint32(0)
-	if m != nil {
-		body, n = BodyOf(m), m.CSeq
-	}
-	was, ok := d.media.Fingerprint(l)
-	d.media.Response(l, wire.INVITE, n, max(status, 408), true, body)
-	if status/100 == 2 && ok && body.SDP != nil && Fingerprint(body.SDP) == was {
-		d.leg[l.Peer()].unsafe = false
-		return
+func (d *Dialog) mendedLocked(fx *Effects, l Leg, told Body, m *wire.Msg, status int) {
+	if status/100 == 2 {
+		body := BodyOf(m)
+		if was, ok := d.media.Fingerprint(l); ok && body.SDP != nil && Fingerprint(body.SDP) == was {
+			d.media.Amend(l.Peer(), told)
+			d.leg[l.Peer()].unsafe = false
+			return
+		}
 	}
 	d.leg[l].unsafe = true
 	fx.Notes = append(fx.Notes, Note{Kind: Diverged, CallID: d.texts.get(callID), Leg: l})
@@ -442,16 +498,22 @@ func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now
 			d.leg[A].probeAt = now
 			return
 		}
-		d.doubted, d.noAck = false, true
-		d.mode = timers.ModeN
-		d.trimBodies()
-		fx.Notes = append(fx.Notes, Note{Kind: Unacknowledged, CallID: d.texts.get(callID), Leg: l})
+		d.unacknowledgedLocked(fx, l)
 	case class == timers.ClassDead || x.failures > 0:
 		d.terminateLocked(fx, AckMissing, now)
 	default:
 		x.failures = saturated(x.failures)
 		x.probeAt = now + d.call.scaled(usualTTL/60)
 	}
+}
+
+// unacknowledgedLocked: no ACK came, and nothing more is to be learnt. Nothing is
+// injected any more, no_timer_call_duration applies.
+func (d *Dialog) unacknowledgedLocked(fx *Effects, l Leg) {
+	d.doubted, d.noAck = false, true
+	d.mode = timers.ModeN
+	d.trimBodies()
+	fx.Notes = append(fx.Notes, Note{Kind: Unacknowledged, CallID: d.texts.get(callID), Leg: l})
 }
 
 func (d *Dialog) canAskLocked(l Leg) bool {

@@ -149,7 +149,7 @@ func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, learned uint32, now ti
 	x.open = saturated(x.open)
 	switch m.Method {
 	case wire.INVITE:
-		x.invite, x.awaitsAck = m.CSeq, false
+		x.invite = m.CSeq
 		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
 	case wire.UPDATE:
 		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
@@ -235,7 +235,9 @@ func (r Ref) Ack(fx *Effects, m *wire.Msg, now time.Duration) uint32 {
 	n := d.seq[r.From].Map(m.CSeq)
 	if d.state == terminating {
 		if r.From == A && !d.leg[A].byeSent { // E.4: now the callee role may
+			d.byeBy = now + 2*c.linger()
 			d.byeLocked(fx, A, now)
+			c.settleLocked(fx, now)
 		}
 		return n
 	}
@@ -312,7 +314,7 @@ func (c *Call) moveLocked(from flow, contact []byte) {
 			}
 		}
 	}
-	c.outside = from
+	c.outsideLocked(from)
 }
 
 // Final takes the final response as it goes back; m is nil when it is the edge's
@@ -345,10 +347,8 @@ func (t *Tx) Final(fx *Effects, m *wire.Msg, status int, now time.Duration) (ins
 	case wire.INVITE, wire.UPDATE, wire.PRACK:
 		d.media.Response(to, t.method, t.cseq, status, status < 300, body)
 	}
-	if t.method == wire.INVITE && x.invite == t.cseq {
-		if x.awaitsAck = status < 300; !x.awaitsAck {
-			x.invite = 0
-		}
+	if t.method == wire.INVITE && x.invite == t.cseq && status >= 300 { // else the ACK ends it
+		x.invite = 0
 	}
 	switch {
 	case t.method == wire.BYE:
@@ -367,7 +367,9 @@ func (t *Tx) Final(fx *Effects, m *wire.Msg, status int, now time.Duration) (ins
 func (t *Tx) succeededLocked(m *wire.Msg, now time.Duration) {
 	d := t.ref.d
 	from, to := t.ref.From, t.ref.From.Peer()
-	d.leg[from].proof, d.leg[to].proof = now, now
+	d.leg[from].liveLocked(now)
+	d.leg[to].liveLocked(now)
+	d.leg[to].answers = d.leg[to].answers || t.method != wire.UPDATE
 	if t.method != wire.INVITE && t.method != wire.UPDATE {
 		return
 	}
@@ -384,6 +386,9 @@ func (t *Tx) succeededLocked(m *wire.Msg, now time.Duration) {
 
 // byeAnsweredLocked is the final answer to an endpoint's BYE (spec E.2, E.3).
 func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, now time.Duration) {
+	if d.state == confirmed && d.byeBy != 0 && from != d.byeFrom { // it crossed one that was challenged
+		d.hangUpLocked(from, now)
+	}
 	if d.state != ending {
 		return
 	}

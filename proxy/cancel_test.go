@@ -33,6 +33,8 @@ func TestCancel(t *testing.T) {
 		l.phone.get("200 CANCEL")
 		pbx.nothing()
 		pbx.answers(cancel, 200, "b")
+		pass(5 * time.Second) // answered, it is not sent again
+		pbx.nothing()
 		l.phone.nothing() // no 487 of our own
 		pbx.answers(inv, 487, "b")
 		ack := pbx.get("ACK")

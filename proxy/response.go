@@ -40,7 +40,7 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 		return
 	}
 	t, ok := e.table.At(branch.Slot)
-	if !ok || branch.Leg != transaction.OwnLeg && !hasLowerVia(m) {
+	if !ok || branch.Leg != transaction.OwnLeg && m.CSeqMethodID != wire.CANCEL && !hasLowerVia(m) {
 		e.count.stray.Add(1)
 		return
 	}

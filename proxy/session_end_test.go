@@ -394,3 +394,406 @@ func TestE2RefreshOfADeadPeer(t *testing.T) {
 		}
 	}
 }
+
+// E.3 and C.8: a BYE that is challenged has not ended the call. It comes again with
+// credentials.
+func TestE3ChallengedByeIsConfirmedAgain(t *testing.T) {
+	for _, status := range []int{401, 407} {
+		for side, name := range []string{"caller", "callee"} {
+			t.Run(fmt.Sprintf("%d %s", status, name), func(t *testing.T) {
+				inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+					b := c.records()
+					c.asks(side, "BYE", "", "", status, "")
+					c.is("confirmed")
+					pass(20 * time.Second)
+					c.a.nothing()
+					c.b.nothing()
+					c.asks(1-side, "INFO", "", "", 200, "")
+					c.asks(side, "BYE", "Authorization: Digest username=\"x\"\n", "", 200, "")
+					c.is("")
+					c.gone()
+					c.a.nothing()
+					c.b.nothing()
+					if r := b.only(); r.Reason != "bye" || r.EndedBy != name || r.Duration != 20 {
+						t.Errorf("%+v", r)
+					}
+				})
+			})
+		}
+	}
+}
+
+// E.3: the credentials never come. After 64*T1 the edge hangs up on both.
+func TestE3ChallengedByeThatNeverComesAgain(t *testing.T) {
+	for side, name := range []string{"caller", "callee"} {
+		t.Run(name, func(t *testing.T) {
+			inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+				b := c.records()
+				c.asks(side, "BYE", "", "", 401, "")
+				for _, x := range c.byes(c.attends(40*time.Second, nil)) {
+					if !near(x.at, 32*time.Second) {
+						t.Errorf("BYE after %v", x.at)
+					}
+				}
+				c.gone()
+				if r := b.only(); r.Reason != "bye" || r.EndedBy != name || r.Duration < 32 || r.Duration > 33 {
+					t.Errorf("%+v", r)
+				}
+			})
+		})
+	}
+}
+
+// E.3: who refuses a BYE is told by the edge, for its sender is gone all the same.
+func TestE3RefusedBye(t *testing.T) {
+	for _, status := range []int{500, 403, 404, 603} {
+		for side, name := range []string{"caller", "callee"} {
+			t.Run(fmt.Sprintf("%d to the %s", status, name), func(t *testing.T) {
+				inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+					b := c.records()
+					refused := c.asks(side, "BYE", "", "", status, "")
+					c.is("terminating")
+					own := c.answered(1-side, "BYE", 200, "", "")
+					if own.CSeq <= refused.CSeq || !strings.Contains(string(own.Value(wire.KindReason)), "cause=16") {
+						t.Errorf("our BYE after number %d:\n%s", refused.CSeq, own.Buf)
+					}
+					c.is("")
+					c.gone()
+					c.peer(side).nothing()
+					if r := b.only(); r.Reason != "bye" || r.EndedBy != name {
+						t.Errorf("%+v", r)
+					}
+				})
+			})
+		}
+	}
+}
+
+// C.8: what becomes of the edge's own BYEs.
+func TestG46AnswersToOurBye(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		a, b int // final responses, 0 = silence
+		left bool
+	}{
+		{"both take it", 200, 200, false}, {"both know nothing", 481, 481, false}, {"one knows nothing, the other is silent", 481, 0, true},
+		{"the other way round", 0, 481, true}, {"both are silent", 0, 0, true}, {"refused", 603, 408, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+				b := c.records()
+				c.e.EndCall(c.e.Calls(CallFilter{})[0].ID)
+				answer := func(side int, _ *wire.Msg) int { return [2]int{x.a, x.b}[side] }
+				c.attends(31*time.Second, answer)
+				if got := c.state() != ""; got != x.left {
+					t.Errorf("there after 31 s: %v", got)
+				}
+				if x.left {
+					c.is("terminating")
+				}
+				c.attends(33*time.Second, answer)
+				c.is("") // 64*T1
+				c.gone()
+				if r := b.only(); r.Reason != "admin" || r.EndedBy != "edge" || r.Duration != 0 {
+					t.Errorf("%+v", r)
+				}
+			})
+		})
+	}
+}
+
+func TestG46ChallengedByeIsAnAlarm(t *testing.T) {
+	for _, status := range []int{401, 407} {
+		inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+			c.e.EndCall(c.e.Calls(CallFilter{})[0].ID)
+			c.answered(sideB, "BYE", status, "", "")
+			c.is("terminating")
+			c.answered(sideA, "BYE", 200, "", "")
+			c.is("")
+			c.gone()
+			c.b.nothing()
+			lines := c.lines("BYE challenged")
+			if len(lines) != 1 || !strings.Contains(lines[0], c.id) || !strings.Contains(lines[0], fmt.Sprint(status)) {
+				t.Errorf("alarm lines: %s", lines)
+			}
+		})
+	}
+}
+
+// C.8: a leg that has seen numbers which never came through the edge refuses ours
+// as too low. It is asked once more, far above.
+func TestC8ByeIsRepeatedWithAHigherNumber(t *testing.T) {
+	for side, name := range []string{"caller", "callee"} {
+		t.Run(name, func(t *testing.T) {
+			inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+				c.e.EndCall(c.e.Calls(CallFilter{})[0].ID)
+				c.answered(1-side, "BYE", 200, "", "")
+				first := c.answered(side, "BYE", 500, "", "")
+				c.is("terminating")
+				second := c.answered(side, "BYE", 500, "", "")
+				if second.CSeq != first.CSeq+100 || string(second.Bytes(second.TopVia.Branch)) == string(first.Bytes(first.TopVia.Branch)) {
+					t.Errorf("%d after %d", second.CSeq, first.CSeq)
+				}
+				c.is("") // a second refusal is final
+				c.gone()
+				c.peer(side).nothing()
+			})
+		})
+	}
+}
+
+// G45: both hang up at once; every answer goes to who sent the request.
+func TestG45BothHangUpAtOnce(t *testing.T) {
+	for _, x := range [][2]int{{200, 200}, {481, 481}, {200, 481}, {481, 200}, {0, 200}, {200, 0}, {0, 0}, {500, 200}, {401, 200}} {
+		for first, name := range []string{"caller", "callee"} {
+			t.Run(fmt.Sprintf("%v, the %s first", x, name), func(t *testing.T) {
+				inEach(t, []string{isConfirmed}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+					b := c.records()
+					c.next(first, "BYE", "", "")
+					c.next(1-first, "BYE", "", "")
+					got := 0
+					for _, m := range c.attends(40*time.Second, func(side int, _ *wire.Msg) int { return x[side] }) {
+						if !m.m.IsRequest() && m.m.CSeqMethodID == wire.BYE {
+							got++
+						}
+					}
+					if got != 2 {
+						t.Errorf("%d answers", got)
+					}
+					c.gone()
+					by := name
+					if x[1-first] == 401 { // then it was the other one's
+						by = "caller"
+					}
+					if r := b.only(); r.Reason != "bye" || r.EndedBy != by || r.Duration != 0 {
+						t.Errorf("%+v", r)
+					}
+				})
+			})
+		}
+	}
+}
+
+// G45: the BYE of an endpoint crosses that of the edge.
+func TestG45ByeCrossesOurs(t *testing.T) {
+	for _, who := range [][]int{{sideA}, {sideB}, {sideA, sideB}} {
+		for _, status := range []int{200, 481, 0} {
+			t.Run(fmt.Sprintf("%v, ours is answered %d", who, status), func(t *testing.T) {
+				inLab(t, 1, withTimers(func(c *config.Timers) { c.MaxCallDuration = 5e9 }), func(t *testing.T, l *lab) {
+					b := l.records()
+					c := l.talksIn("N")
+					c.until(5500 * time.Millisecond)
+					for _, side := range who {
+						c.next(side, "BYE", "", "")
+					}
+					oks := [2]int{}
+					for _, x := range c.attends(50*time.Second, func(int, *wire.Msg) int { return status }) {
+						switch title(x.m) {
+						case "200 BYE":
+							oks[x.side]++
+						case "BYE":
+							if string(x.m.Value(wire.KindReason)) == "" {
+								t.Errorf("an endpoint's BYE was forwarded:\n%s", x.m.Buf)
+							}
+						default:
+							t.Error(title(x.m))
+						}
+					}
+					if oks[sideA]+oks[sideB] != len(who) {
+						t.Errorf("%v answers to the BYEs of %v", oks, who)
+					}
+					c.is("")
+					c.gone()
+					if r := b.only(); r.Reason != "max_call_duration" || r.EndedBy != "edge" || r.Duration < 5 || r.Duration > 5.5 {
+						t.Errorf("%+v", r)
+					}
+				})
+			})
+		}
+	}
+}
+
+// E.2, ENDED: for 64*T1 requests get 481 from the edge, then nobody knows it was there.
+func TestE2EndedDialogIsRememberedFor64T1(t *testing.T) {
+	inEach(t, []string{isEnded}, func(t *testing.T, c *talk, _ string, _ *wire.Msg) {
+		for _, at := range []time.Duration{0, 20 * time.Second, 31 * time.Second} {
+			c.until(at)
+			for side := range 2 {
+				for _, method := range []string{"INFO", "BYE", "UPDATE", "OPTIONS"} {
+					c.next(side, method, "", "")
+					c.peer(side).get("481 " + method)
+					c.peer(1 - side).nothing()
+				}
+			}
+		}
+		c.until(33 * time.Second)
+		for side := range 2 {
+			c.asks(side, "INFO", "", "", 481, "")
+			c.asks(side, "BYE", "", "", 200, "")
+		}
+	})
+}
+
+// E.4. The callee repeats its 2xx, for no ACK comes; the caller does send requests
+// and answer them.
+func (t *talk) withoutAck(callee string, until time.Duration, answer func(side int, m *wire.Msg) int) (all []seen) {
+	t.Helper()
+	for gap := 500 * time.Millisecond; t.since() < until && t.since() < 32*time.Second; gap = min(2*gap, 4*time.Second) {
+		all = append(all, t.attends(min(t.since()+gap, until), answer)...)
+		if t.since() < until {
+			t.b.sends(t.reply(t.invite, 200, callee+"Contact: <sip:bob@"+t.b.addr.String()+">\n", sdpB))
+		}
+	}
+	return append(all, t.attends(until, answer)...)
+}
+
+// G48: the ACK is lost for good, but the callee hangs up by itself.
+func TestG48ByeOfTheCalleeWithoutAck(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		b := l.records()
+		callee := timerLines + updateLines
+		c := l.rings(timerLines + updateLines)
+		c.answers(callee)
+		for _, x := range c.withoutAck(callee, 32*time.Second, nil) {
+			if title(x.m) != "200 INVITE" {
+				t.Errorf("after %v: %s", x.at, title(x.m))
+			}
+		}
+		c.hangsUp(sideB)
+		if r := b.only(); r.Reason != "bye" || r.EndedBy != "callee" || r.Duration != 32 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// G48, E.4: the callee never hangs up either. The edge asks both legs, the callee
+// first, and ends the call if one of them is gone or silent.
+func TestG48TheEdgeAsksWhenNoAckComes(t *testing.T) {
+	for _, mode := range []struct{ name, caller, callee, method string }{
+		{"R", timerLines + updateLines, timerLines + updateLines, "UPDATE"},
+		{"R without UPDATE", timerLines + plainLines, timerLines + plainLines, "OPTIONS"},
+		{"P", updateLines, timerLines + updateLines, "UPDATE"},
+		{"N", plainLines, plainLines, "OPTIONS"},
+	} {
+		for _, x := range []struct {
+			name   string
+			a, b   int
+			ends   time.Duration // 0: the call goes on
+			probed []int
+		}{
+			{"the callee is gone", 200, 481, 37 * time.Second, []int{sideB}},
+			{"the caller is gone", 481, 200, 37 * time.Second, []int{sideB, sideA}},
+			{"the callee is silent", 200, 0, 111 * time.Second, []int{sideB}},
+			{"the caller is silent", 0, 200, 111 * time.Second, []int{sideB, sideA}},
+			{"both live", 200, 200, 0, []int{sideB, sideA}},
+		} {
+			t.Run(mode.name+" "+x.name, func(t *testing.T) {
+				inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+					b := l.records()
+					c := l.rings(mode.caller)
+					c.answers(mode.callee)
+					all := c.withoutAck(mode.callee, 200*time.Second, func(side int, m *wire.Msg) int {
+						if m.Method == wire.BYE {
+							return 200
+						}
+						return [2]int{x.a, x.b}[side]
+					})
+					var asked, hung []int
+					for _, s := range all {
+						switch title(s.m) {
+						case mode.method:
+							if len(asked) == 0 && !near(s.at, 37*time.Second) {
+								t.Errorf("asked after %v", s.at)
+							}
+							if n := len(asked); n == 0 || asked[n-1] != s.side {
+								asked = append(asked, s.side)
+							}
+						case "BYE":
+							hung = append(hung, s.side)
+							if !near(s.at, x.ends) {
+								t.Errorf("BYE after %v", s.at)
+							}
+						case "200 INVITE":
+						default:
+							t.Errorf("%s after %v", title(s.m), s.at)
+						}
+					}
+					if fmt.Sprint(asked) != fmt.Sprint(x.probed) {
+						t.Errorf("asked %v, want %v: %v", asked, x.probed, titles(all))
+					}
+					if x.ends != 0 {
+						if len(hung) != 2 {
+							t.Errorf("BYE to %v", hung)
+						}
+						c.gone()
+						if r := b.only(); r.Reason != "ack_missing" || r.EndedBy != "edge" {
+							t.Errorf("%+v", r)
+						}
+						return
+					}
+					stays(t, c, hung)
+				})
+			})
+		}
+	}
+}
+
+// stays checks a call whose ACK never came, but whose legs live: it is not probed
+// and ends at no_timer_call_duration, unless the caller shows up.
+func stays(t *testing.T, c *talk, hung []int) {
+	t.Helper()
+	if x := c.e.Calls(CallFilter{}); len(hung) > 0 || len(x) != 1 || x[0].EndsBy != "no_timer_call_duration" || len(c.lines("no ACK came")) != 1 {
+		t.Errorf("BYE to %v: %+v", hung, x)
+	}
+	c.until(7190 * time.Second)
+	c.a.nothing()
+	c.b.nothing()
+	c.byes(c.attends(7210*time.Second, nil))
+	c.gone()
+	if got := c.why(); got != "no_timer_call_duration" {
+		t.Error(got)
+	}
+}
+
+// E.4: a limit fires before the ACK. The callee gets its BYE at once, the caller
+// when the ACK comes, or after 64*T1 (RFC 3261 15).
+func TestE4LimitBeforeTheAck(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		ack  time.Duration
+		want time.Duration
+	}{{"the ACK comes", 12 * time.Second, 12 * time.Second}, {"it never comes", 0, 32 * time.Second}, {"it comes late", 31 * time.Second, 31 * time.Second}} {
+		for _, answer := range []int{200, 0} {
+			t.Run(fmt.Sprintf("%s, BYE is answered %d", x.name, answer), func(t *testing.T) {
+				inLab(t, 1, withTimers(func(c *config.Timers) { c.MaxCallDuration = 5e9 }), func(t *testing.T, l *lab) {
+					b := l.records()
+					c := l.rings(timerLines)
+					c.answers(timerLines)
+					status := func(int, *wire.Msg) int { return answer }
+					all := c.attends(x.want-time.Second/2, status)
+					if x.ack != 0 {
+						c.until(x.ack)
+						c.from(sideA, "ACK", 1, "", "")
+					}
+					all = append(all, c.attends(x.want+31*time.Second, status)...)
+					byes := c.byes(all)
+					if !near(byes[sideB].at, 5*time.Second) || !near(byes[sideA].at, x.want) {
+						t.Errorf("BYE to the callee after %v, to the caller after %v", byes[sideB].at, byes[sideA].at)
+					}
+					if answer == 0 {
+						c.is("terminating") // until the caller's 64*T1 are over, too
+					} else {
+						c.is("")
+					}
+					if r := b.only(); r.Reason != "max_call_duration" || r.Duration < 5 || r.Duration > 5.5 {
+						t.Errorf("%+v", r)
+					}
+					pass(40 * time.Second)
+					c.a.skip()
+					c.b.skip()
+					c.gone()
+				})
+			})
+		}
+	}
+}

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,7 +17,14 @@ import (
 	"github.com/sipward/sipward/test/siptest"
 )
 
+// together is how many tests that only wait for timers run at a time: more than there are
+// processors, which is the default.
+const together = "8"
+
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", together); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		siptest.RemoveBinary()
 		os.Exit(code)
@@ -124,12 +133,20 @@ func certificate(t *testing.T) *siptest.Certificate {
 
 func rawListen(t *testing.T, network string, addr netip.AddrPort, cert *siptest.Certificate) *siptest.Raw {
 	t.Helper()
-	return keep(t)(siptest.ListenRaw(network, addr, cert.Server()))
+	var config *tls.Config
+	if network == "tls" {
+		config = cert.Server()
+	}
+	return keep(t)(siptest.ListenRaw(network, addr, config))
 }
 
 func rawDial(t *testing.T, network string, peer netip.AddrPort, cert *siptest.Certificate) *siptest.Raw {
 	t.Helper()
-	return keep(t)(siptest.DialRaw(network, peer, cert.Client()))
+	var config *tls.Config
+	if network == "tls" {
+		config = cert.Client()
+	}
+	return keep(t)(siptest.DialRaw(network, peer, config))
 }
 
 // keep closes an endpoint at the test's end.

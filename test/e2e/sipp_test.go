@@ -106,6 +106,13 @@ var sippMode = map[string]string{"udp": "u1", "tcp": "t1", "tls": "t1"}
 // sippServer starts SIPp as a node and returns where the edge reaches it.
 func sippServer(t *testing.T, network string, on netip.Addr, calls int, cert *siptest.Certificate, scenario ...string) netip.AddrPort {
 	t.Helper()
+	_, addr := sippNode(t, network, on, calls, cert, scenario...)
+	return addr
+}
+
+// sippNode is sippServer for who wants to see it end, too.
+func sippNode(t *testing.T, network string, on netip.Addr, calls int, cert *siptest.Certificate, scenario ...string) (*program, netip.AddrPort) {
+	t.Helper()
 	port, err := siptest.FreePort()
 	if err != nil {
 		t.Fatal(err)
@@ -113,12 +120,12 @@ func sippServer(t *testing.T, network string, on netip.Addr, calls int, cert *si
 	addr := netip.AddrPortFrom(on, port)
 	args := append(scenario, "-i", on.String(), "-p", strconv.Itoa(int(port)), "-t", sippMode[network],
 		"-m", strconv.Itoa(calls), "-nostdin", "-trace_err", "-timeout", "60s", "-timeout_error", "-skip_rlimit", "-mi", on.String())
-	start(t, t.TempDir(), need(t, "sipp"), args...)
+	p := start(t, t.TempDir(), need(t, "sipp"), args...)
 	bound(t, network, addr)
 	if network != "tls" {
-		return addr
+		return p, addr
 	}
-	return bridge(t, netip.AddrPortFrom(on, 0), func() (net.Conn, error) { return net.Dial("tcp", addr.String()) }, cert.Server())
+	return p, bridge(t, netip.AddrPortFrom(on, 0), func() (net.Conn, error) { return net.Dial("tcp", addr.String()) }, cert.Server())
 }
 
 // sippClient runs SIPp as a caller to its end; every call has to succeed.

@@ -237,7 +237,7 @@ func (e *Edge) Write(yaml string) {
 	}
 }
 
-// Reload sends SIGHUP and waits for the next line that speaks of the reload; it returns that line.
+// Reload sends SIGHUP and waits for the line that says what became of it; it returns that line.
 func (e *Edge) Reload() string {
 	e.tb.Helper()
 	from := len(e.Lines())
@@ -246,7 +246,9 @@ func (e *Edge) Reload() string {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	line, err := e.WaitLine(ctx, from, func(l string) bool { return strings.Contains(strings.ToLower(l), "reload") })
+	line, err := e.WaitLine(ctx, from, func(l string) bool {
+		return strings.Contains(l, "configuration reloaded") || strings.Contains(l, "reload refused")
+	})
 	if err != nil {
 		e.tb.Fatalf("no line about the reload: %v\n%s", err, e.Output())
 	}

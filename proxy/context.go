@@ -61,6 +61,7 @@ type responseContext struct {
 	canceled bool
 	waiting  bool          // for a name to be resolved
 	tooLong  bool          // it rang for max_ring_duration
+	overdue  bool          // timer C fired
 	ringBy   time.Duration // when that is over, 0 = never
 	done     bool
 	panics   uint8
@@ -328,6 +329,7 @@ func (c *responseContext) tickLegLocked(w *scratch, l *leg, now time.Duration) {
 		c.timedOutLocked(w, l, now)
 		return
 	case eff&transaction.CFired != 0: // 16.8
+		c.overdue = true
 		c.cancelLegLocked(w, l, now)
 	case eff&transaction.Send != 0:
 		c.edge.count.retransmitted.Add(1)

@@ -135,6 +135,8 @@ func (c *responseContext) failedLocked(w *scratch, status int, by dialog.Ender, 
 		by, why = dialog.Caller, dialog.ByCancel
 	case c.tooLong:
 		by, why = dialog.Edge, dialog.RangTooLong
+	case c.overdue && status == 487: // the answer to our CANCEL
+		by, why = dialog.Edge, dialog.TimedOut
 	case status == 401 || status == 407:
 		why = dialog.NoReason // a challenge: the call has yet to come
 	case status == 408 && by == dialog.Edge:

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -363,6 +364,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 	}
 }
 
+	c.pruneLocked(now)
 // lastLocked is the dialog that ended last: the call's end is its end.
 func (c *Call) lastLocked() *Dialog {
 	last := &c.first
@@ -372,6 +374,17 @@ func (c *Call) lastLocked() *Dialog {
 		}
 	}
 	return last
+// pruneLocked lets go of further dialogs that are over, as soon as no 2xx can come
+// any more that would make them anew.
+func (c *Call) pruneLocked(now time.Duration) {
+	if len(c.more) == 0 || c.answered == 0 || now < c.answered+c.linger()+earlyGrace {
+		return
+	}
+	n := len(c.more)
+	c.more = slices.DeleteFunc(c.more, func(d *Dialog) bool { return d.state == over })
+	c.store.count.Add(int64(len(c.more) - n))
+}
+
 }
 
 // reportLocked emits the one record of the call.

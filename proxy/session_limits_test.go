@@ -331,3 +331,286 @@ func deadAt(t *testing.T, c *talk, proof time.Duration) {
 		t.Error(got)
 	}
 }
+
+// A fork bomb: a thousand To tags for one INVITE. The edge keeps sixteen of them, and
+// the one that answers is among them.
+func TestG54ForkBomb(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.rings(timerLines)
+		for i := range 1000 {
+			c.b.answers(c.invite, 180+i%2*3, fmt.Sprintf("bomb%d", i), "Contact: <sip:bob@"+c.b.addr.String()+">\r\n")
+			c.a.get([]string{"180 INVITE", "183 INVITE"}[i%2])
+			if n := l.e.dialogs.Len(); n > 16 {
+				t.Fatalf("%d records after %d tags", n, i+1)
+			}
+		}
+		c.answers(timerLines + updateLines)
+		c.acks()
+		if n := l.e.dialogs.Len(); n > 16 {
+			t.Fatalf("%d records", n)
+		}
+		if x := l.e.Calls(CallFilter{}); len(x) != 1 || x[0].State != "confirmed" {
+			t.Fatalf("%+v", x)
+		}
+		pass(38 * time.Second) // C.7: the others wait 64*T1 + 5 s for a late 2xx
+		if n := l.e.dialogs.Len(); n > 2 { // the first one, which is the call's, and the answered one
+			t.Errorf("%d records after the answer", n)
+		}
+		c.hangsUp(sideB)
+	})
+}
+
+// A thousand answers to one INVITE: they are all passed on, and the store is bounded.
+func TestManyAnswersToOneInvite(t *testing.T) {
+	inLab(t, 1, withTimers(func(c *config.Timers) { c.MaxCallDuration = 60e9 }), func(t *testing.T, l *lab) {
+		b := l.records()
+		c := l.rings("")
+		for i := range 1000 {
+			c.b.answers(c.invite, 200, fmt.Sprintf("bomb%d", i), "Contact: <sip:bob@"+c.b.addr.String()+">\r\n")
+			c.a.get("200 INVITE")
+			if n := l.e.dialogs.Len(); n > 16 {
+				t.Fatalf("%d records after %d answers", n, i+1)
+			}
+		}
+		pass(10 * time.Minute)
+		c.a.skip()
+		c.b.skip()
+		c.gone()
+		b.only()
+	})
+}
+
+// Half-open dialogs end with the ring limit, those of every fork, and the backend
+// that never answers is told.
+func TestHalfOpenDialogsEndWithTheRingLimit(t *testing.T) {
+	change := func(c *config.Config) {
+		c.Timers.MaxRingDuration = 60e9
+		c.Transaction.TimerC = 200e9
+	}
+	inLab(t, 1, change, func(t *testing.T, l *lab) {
+		b := l.records()
+		const calls = 50
+		var all []*talk
+		for range calls {
+			c := l.rings(timerLines)
+			for _, tag := range []string{"x", "y"} {
+				c.b.answers(c.invite, 180, tag)
+				c.a.get("180 INVITE")
+			}
+			all = append(all, c)
+		}
+		if n := l.e.dialogs.Len(); n != 2*calls {
+			t.Fatalf("%d records", n)
+		}
+		for range 11 { // they go on ringing
+			pass(5 * time.Second)
+			for _, c := range all {
+				c.b.answers(c.invite, 180, "x")
+			}
+		}
+		l.phone.skip()
+		if n := l.e.dialogs.Len(); n != 2*calls {
+			t.Errorf("%d records before the limit", n)
+		}
+		pass(40 * time.Second) // and say nothing to the CANCEL
+		if n := l.e.dialogs.Len(); n != 0 {
+			t.Errorf("%d records after the limit", n)
+		}
+		for _, r := range b.all() {
+			if r.Reason != "max_ring_duration" || r.EndedBy != "edge" || r.Status != 408 {
+				t.Errorf("%+v", r)
+			}
+		}
+		if n := len(b.all()); n != calls {
+			t.Errorf("%d records", n)
+		}
+		l.pbx[0].skip()
+		pass(200 * time.Second)
+		l.atRest()
+	})
+}
+
+// At max_dialogs a new call gets 503 with Retry-After; what runs goes on, and the
+// place of a call that ended is free.
+func TestFullStoreRefusesNewCallsOnly(t *testing.T) {
+	change := func(c *config.Config) {
+		c.Timers.ProbeJitter = 0
+		c.Limits.MaxDialogs = 3
+	}
+	inLab(t, 1, change, func(t *testing.T, l *lab) {
+		b := l.records()
+		calls := []*talk{l.talksIn("R"), l.talksIn("N"), l.talksIn("P")}
+		refused := l.phone.call()
+		refused.sends("INVITE")
+		m := l.phone.get("503 INVITE")
+		if m.First(wire.KindRetryAfter) < 0 {
+			t.Errorf("%s", m.Buf)
+		}
+		if s := l.e.CallStats(); s.Attempts != 3 || l.e.Counters().DialogsFull != 1 || len(b.all()) != 0 {
+			t.Errorf("%+v", s)
+		}
+		l.pbx[0].nothing()
+		for _, c := range calls {
+			c.asks(sideA, "INFO", "", "", 200, "")
+			c.asks(sideB, "INVITE", "Contact: <sip:bob@"+c.b.addr.String()+">\n", "", 200, "Contact: <sip:alice@"+c.a.addr.String()+">\n")
+			c.from(sideB, "ACK", c.cseq[sideB], "", "")
+			c.a.get("ACK")
+		}
+		calls[0].attends(400*time.Second, nil) // of the other one too, they share the sockets
+		calls[1].asks(sideB, "BYE", "", "", 200, "")
+		again := l.talksIn("N")
+		again.asks(sideA, "BYE", "", "", 200, "")
+		calls[0].asks(sideA, "BYE", "", "", 200, "")
+		calls[2].hangsUp(sideB)
+	})
+}
+
+// An emergency call is taken at max_dialogs too.
+func TestFullStoreTakesEmergencyCalls(t *testing.T) {
+	change := func(c *config.Config) { c.Limits.MaxDialogs, c.Limits.Emergency = 8, []string{"112"} }
+	inLab(t, 1, change, func(t *testing.T, l *lab) {
+		for range 8 {
+			l.talksIn("N")
+		}
+		l.phone.call().sends("INVITE")
+		l.phone.get("503 INVITE")
+		c := l.phone.call()
+		c.uri = "sip:112@example.org"
+		c.sends("INVITE")
+		l.phone.get("100 INVITE")
+		l.pbx[0].get("INVITE")
+	})
+}
+
+// A reload touches new calls only: limits, methods, everything of `timers:`.
+func TestReloadTouchesNewCallsOnly(t *testing.T) {
+	old := config.Timers{SessionTTL: 600e9, NoTimerCallDuration: 300e9, MaxCallDuration: 400e9, ProbeMethods: []string{"update"}}
+	now := config.Timers{SessionTTL: 60e9, NoTimerCallDuration: 60e9, MaxCallDuration: 100e9, ProbeMethods: []string{"options"}}
+	set := func(c *config.Timers, x config.Timers) {
+		c.SessionTTL, c.NoTimerCallDuration, c.MaxCallDuration, c.ProbeMethods = x.SessionTTL, x.NoTimerCallDuration, x.MaxCallDuration, x.ProbeMethods
+	}
+	for _, x := range []struct {
+		mode, method string
+		isNew        bool
+		probe, end   time.Duration
+		why          string
+	}{
+		{"N", "", false, 0, 300 * time.Second, "no_timer_call_duration"}, {"N", "", true, 0, 60 * time.Second, "no_timer_call_duration"},
+		{"P", "UPDATE", false, 300 * time.Second, 400 * time.Second, "max_call_duration"}, {"P", "OPTIONS", true, 30 * time.Second, 60 * time.Second, "no_timer_call_duration"},
+	} {
+		t.Run(fmt.Sprintf("%s new %v", x.mode, x.isNew), func(t *testing.T) {
+			inLab(t, 1, withTimers(func(c *config.Timers) { set(c, old) }), func(t *testing.T, l *lab) {
+				reload := func() {
+					c := *l.e.snap.Load().config
+					set(&c.Timers, now)
+					if err := l.e.Reload(&c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if x.isNew {
+					reload()
+				}
+				c := l.talksIn(x.mode)
+				if !x.isNew {
+					reload()
+				}
+				all := c.attends(x.end+5*time.Second, nil)
+				if x.method != "" && (len(all) == 0 || title(all[0].m) != x.method || !near(all[0].at, x.probe)) {
+					t.Errorf("first of all came %v", titles(all))
+				}
+				for _, s := range c.byes(all) {
+					if !near(s.at, x.end) {
+						t.Errorf("BYE after %v", s.at)
+					}
+				}
+				c.gone()
+				if got := c.why(); got != x.why {
+					t.Error(got)
+				}
+			})
+		})
+	}
+}
+
+// max_calls and least_calls count records: a full backend is passed over, with none
+// left a new call gets 503, and a call that ended counts no more.
+func TestMaxCallsAndLeastCalls(t *testing.T) {
+	change := func(c *config.Config) {
+		c.Timers.ProbeJitter = 0
+		p := c.Pools["pbx"]
+		p.Policy = "least_calls"
+		for i := range p.Backends {
+			p.Backends[i].Priority, p.Backends[i].MaxCalls = 0, []int{1, 3, 2}[i]
+		}
+		c.Pools["pbx"] = p
+	}
+	inLab(t, 3, change, func(t *testing.T, l *lab) {
+		tallies := func(want ...int) {
+			t.Helper()
+			for i, b := range l.e.snap.Load().pools.Pool("pbx").Backends() {
+				if b.Calls() != want[i] {
+					t.Errorf("%s has %d calls, want %d", b.Name(), b.Calls(), want[i])
+				}
+			}
+		}
+		var at [3][]*talk
+		place := func() int {
+			t.Helper()
+			callNumber++
+			c := &talk{lab: l, id: fmt.Sprintf("talk-%d", callNumber), a: l.phone, cseq: [2]int{1, 0}}
+			c.a.sends(c.text(sideA, "INVITE", 1, "Contact: <sip:alice@"+c.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
+			c.a.get("100 INVITE")
+			for i, p := range l.pbx {
+				if m := p.gets(); m != nil {
+					c.b, c.invite = p, m
+					c.answers("")
+					c.acks()
+					at[i] = append(at[i], c)
+					return i
+				}
+			}
+			c.a.get("503 INVITE")
+			c.a.sends(strings.Replace(c.text(sideA, "ACK", 1, "", "", "sip:bob@example.org", "", "x"), fmt.Sprintf("-%d;", c.branch), "-1;", 1))
+			return -1
+		}
+		for range 3 { // one each
+			place()
+		}
+		tallies(1, 1, 1)
+		for range 2 { // the first is full
+			place()
+		}
+		tallies(1, 2, 2)
+		if got := place(); got != 1 {
+			t.Errorf("went to %d", got)
+		}
+		tallies(1, 3, 2)
+		for range 2 {
+			if got := place(); got != -1 {
+				t.Errorf("went to %d", got)
+			}
+		}
+		tallies(1, 3, 2)
+		for _, c := range at[1] { // what runs goes on
+			c.asks(sideB, "INVITE", "Contact: <sip:bob@"+c.b.addr.String()+">\n", "", 200, "Contact: <sip:alice@"+c.a.addr.String()+">\n")
+			c.from(sideB, "ACK", c.cseq[sideB], "", "")
+			c.a.get("ACK")
+		}
+		at[1][0].asks(sideA, "BYE", "", "", 200, "")
+		at[1][1].asks(sideB, "BYE", "", "", 200, "")
+		tallies(1, 1, 2)
+		for range 2 {
+			if got := place(); got != 1 {
+				t.Errorf("went to %d", got)
+			}
+		}
+		tallies(1, 3, 2)
+		pass(7300 * time.Second) // the passive limit ends them all
+		for _, p := range append(l.pbx, l.phone) {
+			p.skip()
+		}
+		tallies(0, 0, 0)
+		pass(100 * time.Second)
+		l.atRest()
+	})
+}

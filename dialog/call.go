@@ -39,6 +39,7 @@ type Call struct {
 	tagLen    uint16
 	outer     Leg // which leg is the outside party
 	noInject  bool
+	seated    bool // it counts as one of backend's
 	gaveUp    bool // the caller sent BYE before the answer
 	reported  bool
 	done      bool
@@ -137,11 +138,19 @@ func (c *Call) seatLocked(backend uint32) {
 	if c.backend == backend {
 		return
 	}
-	if c.backend != 0 {
-		c.store.Tally(c.backend).Add(-1)
-	}
+	c.leaveLocked()
 	if c.backend = backend; backend != 0 {
+		c.seated = true
 		c.store.Tally(backend).Add(1)
+	}
+}
+
+// leaveLocked gives its place at the backend back. The ID stays: BYEs may have to go
+// there.
+func (c *Call) leaveLocked() {
+	if c.seated {
+		c.seated = false
+		c.store.Tally(c.backend).Add(-1)
 	}
 }
 
@@ -355,6 +364,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 		c.removeLocked()
 		return
 	}
+	c.pruneLocked(now)
 	if due = coarse(due, now); due != c.armed {
 		if c.armed = due; due == 0 {
 			c.store.Wheel.Stop(&c.timer)
@@ -364,16 +374,6 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 	}
 }
 
-	c.pruneLocked(now)
-// lastLocked is the dialog that ended last: the call's end is its end.
-func (c *Call) lastLocked() *Dialog {
-	last := &c.first
-	for d := range c.dialogs {
-		if d.answered != 0 && (last.answered == 0 || d.ended > last.ended) {
-			last = d
-		}
-	}
-	return last
 // pruneLocked lets go of further dialogs that are over, as soon as no 2xx can come
 // any more that would make them anew.
 func (c *Call) pruneLocked(now time.Duration) {
@@ -385,6 +385,15 @@ func (c *Call) pruneLocked(now time.Duration) {
 	c.store.count.Add(int64(len(c.more) - n))
 }
 
+// lastLocked is the dialog that ended last: the call's end is its end.
+func (c *Call) lastLocked() *Dialog {
+	last := &c.first
+	for d := range c.dialogs {
+		if d.answered != 0 && (last.answered == 0 || d.ended > last.ended) {
+			last = d
+		}
+	}
+	return last
 }
 
 // reportLocked emits the one record of the call.
@@ -400,21 +409,21 @@ func (c *Call) reportLocked(fx *Effects, d *Dialog, status int) {
 	e := Ended{
 		CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.get(ruriText),
 		Source: c.source.unpack(), Backend: c.backend, Began: c.began, Answered: c.answered, At: d.ended, Setup: c.setup,
-		Status: status, By: d.by, Reason: d.reason, Mode: d.mode,
+		Status: status, By: d.by, Reason: d.reason, Mode: d.modeNow(),
 	}
 	if c.answered != 0 {
 		e.Verified = min(d.leg[A].proof, d.leg[B].proof)
 	}
 	fx.Ended = append(fx.Ended, e)
 	c.store.stats.ended(&e)
-	c.seatLocked(0)
+	c.leaveLocked()
 }
 
 // removeLocked takes the call out of the store.
 func (c *Call) removeLocked() {
 	c.done = true
 	c.armed = 0
-	c.seatLocked(0)
+	c.leaveLocked()
 	c.outsideLocked(flow{})
 	c.store.Wheel.Stop(&c.timer)
 	c.store.count.Add(-int64(len(c.more)))

@@ -48,6 +48,7 @@ type Dialog struct {
 	reason   Reason
 	by       Ender
 	byeFrom  Leg        // in ending
+	dared    uint8      // BYEs that were challenged
 	stops    *[2]func() // of our BYEs under way; nil before the first one
 	noAck    bool       // the ACK never came, both legs live
 	doubted  bool       // the ACK is overdue and the legs were asked
@@ -68,6 +69,7 @@ type leg struct {
 	last      timers.Class       // of the last probe
 	retries   uint8              // transient failures in a row
 	failures  uint8              // probes in a row without proof
+	late      uint16             // seconds for which our own load put the probe off
 	glares    uint8              // 491s in a row
 	own       uint8              // our requests to it that are not answered
 	open      uint8              // its own requests that are not answered
@@ -189,6 +191,8 @@ func (d *Dialog) seenLocked(from Leg, now time.Duration) {
 	if d.state == waitsForAck {
 		d.state = confirmed
 	}
+	d.leg[A].liveLocked(now)
+	d.leg[B].liveLocked(now) // nobody asked it in the meantime; its time runs from now
 	d.scheduleLocked(now)
 }
 
@@ -205,13 +209,29 @@ func (d *Dialog) isProbed(l Leg) bool {
 		!d.seq[l.Peer()].Exhausted() && d.methodLocked(l) != timers.ProbeNone
 }
 
+// modeNow is how the call is watched: not at all while the caller is not heard.
+func (d *Dialog) modeNow() timers.Mode {
+	if d.noAck || d.bypassed {
+		return timers.ModeN
+	}
+	return d.mode
+}
+
+// refreshSoon says whether a session timer runs that is worth the name: an endpoint
+// may ask for one of 136 years.
+func (d *Dialog) refreshSoon() bool {
+	se := time.Duration(max(d.leg[A].se, d.leg[B].se)) * time.Second
+	return d.expires != 0 && se <= d.call.policy.NoTimerMax
+}
+
 // isCapped says whether no_timer_call_duration applies: to calls that nobody
-// watches, also those whose legs never proved more than that something answers.
+// watches, also those whose legs never proved more than that something answers, and
+// those that are left to a session timer which ran out.
 func (d *Dialog) isCapped() bool {
-	if d.mode == timers.ModeN {
+	p := d.call.policy
+	if d.modeNow() == timers.ModeN || d.doubted || p.TTL == 0 && d.byeBy == 0 && !d.refreshSoon() {
 		return true
 	}
-	p := d.call.policy
 	for _, l := range [2]Leg{A, B} {
 		if p.TTL > 0 && (l == A && p.ProbeA || l == B && p.ProbeB) {
 			if !d.isProbed(l) || d.leg[l].weak && !d.leg[l].strong {

@@ -39,7 +39,8 @@ type Act struct {
 	Probe  timers.ProbeMethod // how it probes, ProbeNone for a BYE
 	Place  Place
 
-	mends Body // of a re-INVITE that tells a leg what the other one answered; else none
+	number uint32 // of an INVITE
+	mends  Body   // of a re-INVITE that tells a leg what the other one answered; else none
 }
 
 // To is the leg that gets the request.

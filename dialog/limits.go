@@ -14,10 +14,21 @@ const (
 	// usualTTL is the session_ttl that our waits are meant for; with another one
 	// they are shorter in proportion.
 	usualTTL = 600 * time.Second
+	// labTTL is the smallest one outside of a lab.
+	labTTL = 90 * time.Second
 	// byeSkip is how far a BYE jumps ahead after a 500: the leg may have seen numbers
 	// that never came through us (spec C.8).
 	byeSkip = 100
 )
+
+// brief is a wait that a standard or the eye of a person asks for: it is only shorter
+// where session_ttl is that of a lab.
+func (c *Call) brief(d time.Duration) time.Duration {
+	if c.policy.TTL >= labTTL {
+		return d
+	}
+	return c.scaled(d)
+}
 
 // scaled is a wait that suits session_ttl.
 func (c *Call) scaled(d time.Duration) time.Duration {
@@ -81,7 +92,7 @@ func (d *Dialog) verifyByLocked() time.Duration {
 	var at time.Duration
 	for _, l := range [2]Leg{A, B} {
 		if d.state == confirmed && d.isProbed(l) {
-			at = sooner(at, d.call.policy.VerifyBy(d.leg[l].proof))
+			at = sooner(at, d.verifyOfLocked(l))
 		}
 	}
 	return at
@@ -159,9 +170,7 @@ func (d *Dialog) ackOverdueLocked(fx *Effects, now time.Duration) {
 		return
 	}
 	if c.noInject || d.copied+c.linger()/2 < d.answered+c.policy.AckWait {
-		d.bypassed = true
-		d.mode = timers.ModeN
-		d.trimBodies()
+		d.bypassed, d.expires = true, 0 // refreshes would not be seen either
 		return
 	}
 	d.doubted = true
@@ -222,6 +231,7 @@ func (d *Dialog) byeLocked(fx *Effects, l Leg, now time.Duration) {
 	}
 	draft, ok := d.composeLocked(l, wire.BYE, n, timers.ProbeNone, d.reasonHeader(), Body{})
 	if !ok {
+		fx.Notes = append(fx.Notes, Note{Kind: Untracked, CallID: d.texts.get(callID), Leg: l})
 		d.byeEndedLocked(fx, l, now)
 		return
 	}

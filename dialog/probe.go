@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"bytes"
+	"math"
 	"slices"
 	"time"
 
@@ -29,7 +30,7 @@ func (d *Dialog) scheduleLocked(now time.Duration) {
 		return
 	}
 	next := d.call.policy.NextProbe(now, draw())
-	gap := d.call.scaled(time.Second + time.Duration(draw()*float64(2*time.Second)))
+	gap := d.call.brief(time.Second + time.Duration(draw()*float64(2*time.Second)))
 	for _, l := range [2]Leg{B, A} {
 		x := &d.leg[l]
 		x.probeAt, x.blocked = 0, 0
@@ -67,7 +68,7 @@ func (d *Dialog) watchLocked(now time.Duration) {
 }
 
 // liveLocked notes a proof of life.
-func (x *leg) liveLocked(now time.Duration) { x.proof, x.failures, x.retries = now, 0, 0 }
+func (x *leg) liveLocked(now time.Duration) { x.proof, x.failures, x.retries, x.late = now, 0, 0, 0 }
 
 // methodLocked is how a leg is probed now: the first of the configured methods that
 // it takes (spec B).
@@ -120,6 +121,13 @@ func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now ti
 			x.probeAt = now + recheck
 			continue
 		}
+		if !d.doubted && !d.isProbed(l) { // not any more
+			x.probeAt = 0
+			if d.seq[l.Peer()].Exhausted() {
+				fx.Notes = append(fx.Notes, Note{Kind: Exhausted, CallID: d.texts.get(callID), Leg: l})
+			}
+			continue
+		}
 		m := d.methodLocked(l)
 		if m == timers.ProbeNone {
 			x.probeAt = 0
@@ -132,7 +140,7 @@ func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now ti
 		}
 		if !admit(now) { // our own load must not cost the leg its time (spec E.7)
 			x.probeAt = now + recheck
-			x.proof += recheck
+			x.late = uint16(min(time.Duration(x.late)+recheck/time.Second, math.MaxUint16))
 			continue
 		}
 		d.sendProbeLocked(fx, l, m, now)
@@ -170,7 +178,7 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 			}
 		}
 	}
-	x.probeAt = now + max(d.call.scaled(recheck), 10*time.Millisecond)
+	x.probeAt = now + max(d.call.brief(recheck), 10*time.Millisecond)
 	return timers.ProbeNone
 }
 
@@ -190,11 +198,6 @@ func (d *Dialog) sendProbeLocked(fx *Effects, l Leg, m timers.ProbeMethod, now t
 	if m == timers.ProbeOptionsStale { // a number that is spent: nothing to translate later
 		n = seq.Highest() - 1
 	} else if n, ok = seq.Inject(now, d.youth()); !ok {
-		if seq.Exhausted() {
-			x.probeAt = 0
-			fx.Notes = append(fx.Notes, Note{Kind: Exhausted, CallID: d.texts.get(callID), Leg: l})
-			return
-		}
 		x.probeAt = now + recheck
 		return
 	}
@@ -218,6 +221,7 @@ func (d *Dialog) sendProbeLocked(fx *Effects, l Leg, m timers.ProbeMethod, now t
 	x.reoffer = m == timers.ProbeReinvite
 	fx.Acts = append(fx.Acts, Act{
 		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: method, Probe: m, Place: d.call.placeLocked(l),
+		number: n,
 	})
 }
 
@@ -230,7 +234,7 @@ func (a *Act) AckFor(m *wire.Msg) (Draft, bool) {
 	if contact := firstContact(m); contact != nil {
 		d.retargetLocked(l, bytes.Clone(contact))
 	}
-	return d.composeLocked(l, wire.ACK, m.CSeq, timers.ProbeNone, "", Body{})
+	return d.composeLocked(l, wire.ACK, a.number, timers.ProbeNone, "", Body{})
 }
 
 // Done tells what became of a request of ours: status is that of the final response
@@ -305,11 +309,11 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		x.glares = 0
 		d.refreshedLocked(fx, a, m, now)
 	case timers.ClassDeadIfRepeated:
-		x.probeAt = now + d.call.scaled(repeatAfter)
+		x.probeAt = now + d.call.brief(repeatAfter)
 	case timers.ClassBusy:
 		d.glareLocked(l, now)
 	case timers.ClassOverlap:
-		wait := min(max(retryAfter, d.call.scaled(time.Second)), maxRetryAfter)
+		wait := min(max(retryAfter, d.call.brief(time.Second)), maxRetryAfter)
 		x.probeAt = now + wait
 	case timers.ClassTooSmall:
 		d.tooSmallLocked(l, m, before == timers.ClassTooSmall, now)
@@ -361,7 +365,8 @@ func (d *Dialog) retryLocked(l Leg, a *Act, retryAfter, now time.Duration) {
 }
 
 func (d *Dialog) verifyOfLocked(l Leg) time.Duration {
-	return d.call.policy.VerifyBy(d.leg[l].proof)
+	x := &d.leg[l]
+	return d.call.policy.VerifyBy(x.proof) + time.Duration(x.late)*time.Second
 }
 
 // glareLocked waits as the peer that we stand for would (RFC 3261 14.1).
@@ -372,7 +377,7 @@ func (d *Dialog) glareLocked(l Leg, now time.Duration) {
 		return
 	}
 	// Towards the callee we stand for the caller, who chose the Call-ID.
-	x.probeAt = now + d.call.scaled(timers.RetryGlare(l == A, draw()))
+	x.probeAt = now + d.call.brief(timers.RetryGlare(l == A, draw()))
 }
 
 // tooSmallLocked takes the Min-SE of a 422 and tries once more. It only concerns a
@@ -468,7 +473,7 @@ func (d *Dialog) mendLocked(fx *Effects, l Leg, body Body, now time.Duration) bo
 	d.leg[l].reoffer = true
 	fx.Acts = append(fx.Acts, Act{
 		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: wire.INVITE, Probe: timers.ProbeReinvite,
-		Place: d.call.placeLocked(l), mends: Body{SDP: bytes.Clone(body.SDP), Type: bytes.Clone(body.Type)},
+		Place: d.call.placeLocked(l), number: n, mends: Body{SDP: bytes.Clone(body.SDP), Type: bytes.Clone(body.Type)},
 	})
 	return true
 }
@@ -510,9 +515,7 @@ func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now
 // unacknowledgedLocked: no ACK came, and nothing more is to be learnt. Nothing is
 // injected any more, no_timer_call_duration applies.
 func (d *Dialog) unacknowledgedLocked(fx *Effects, l Leg) {
-	d.doubted, d.noAck = false, true
-	d.mode = timers.ModeN
-	d.trimBodies()
+	d.doubted, d.noAck, d.expires = false, true, 0
 	fx.Notes = append(fx.Notes, Note{Kind: Unacknowledged, CallID: d.texts.get(callID), Leg: l})
 }
 

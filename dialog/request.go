@@ -8,6 +8,10 @@ import (
 	"github.com/sipward/sipward/timers"
 )
 
+// maxDared is how many challenges to a BYE are borne: one, and two for nonces that
+// were stale.
+const maxDared = 3
+
 // A Ref is a dialog and the leg that speaks. The zero Ref is none.
 type Ref struct {
 	d    *Dialog
@@ -157,6 +161,8 @@ func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, learned uint32, now ti
 		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
 		v.RAck = d.rackLocked(r.From, m)
 	case wire.BYE:
+		target, ok := d.targetLocked(r.From.Peer())
+		t.isAstray = ok && !bytes.Equal(target, m.Bytes(m.RURI))
 		d.hangUpLocked(r.From, now)
 	}
 	d.learnLocked(r.From, m)
@@ -259,6 +265,7 @@ type Tx struct {
 	flow      flow
 	final     bool
 	refreshed bool
+	isAstray  bool // a BYE that was not addressed to the remote target
 }
 
 // Provisional takes a 1xx as it goes back.
@@ -352,7 +359,7 @@ func (t *Tx) Final(fx *Effects, m *wire.Msg, status int, now time.Duration) (ins
 	}
 	switch {
 	case t.method == wire.BYE:
-		d.byeAnsweredLocked(fx, from, status, now)
+		d.byeAnsweredLocked(fx, from, status, t.isAstray, now)
 	case status < 300:
 		t.succeededLocked(m, now)
 	case status == 481 || status == 408:
@@ -384,8 +391,9 @@ func (t *Tx) succeededLocked(m *wire.Msg, now time.Duration) {
 	d.scheduleLocked(now)
 }
 
-// byeAnsweredLocked is the final answer to an endpoint's BYE (spec E.2, E.3).
-func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, now time.Duration) {
+// byeAnsweredLocked is the final answer to an endpoint's BYE (spec E.2, E.3). Who
+// sends it elsewhere to hear that there is no such dialog has not ended it.
+func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, isAstray bool, now time.Duration) {
 	if d.state == confirmed && d.byeBy != 0 && from != d.byeFrom { // it crossed one that was challenged
 		d.hangUpLocked(from, now)
 	}
@@ -398,10 +406,9 @@ func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, now time.D
 		// was, but for a deadline.
 		if from == d.byeFrom {
 			d.state = confirmed
-			d.leg[from].probeAt = 0
-			d.hangupBy(now)
+			d.hangupByLocked(fx, now)
 		}
-	case status < 300 || status == 481 || status == 408:
+	case status < 300 || (status == 481 || status == 408) && !isAstray:
 		d.call.forgetLocked(d, now)
 	default:
 		// The sender is gone all the same (RFC 3261 15.1.1); the one who refused is
@@ -413,8 +420,14 @@ func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, now time.D
 	}
 }
 
-// hangupBy gives a challenged BYE 64*T1 to come again.
-func (d *Dialog) hangupBy(now time.Duration) {
+// hangupByLocked gives a challenged BYE 64*T1 to come again, but not again and again:
+// that would put off all limits.
+func (d *Dialog) hangupByLocked(fx *Effects, now time.Duration) {
+	if d.dared++; d.dared > maxDared {
+		d.terminateLocked(fx, ByBYE, now)
+		d.by = enderOf(d.byeFrom)
+		return
+	}
 	d.byeBy = now + d.call.linger()
 	d.reason, d.ended = NoReason, 0
 }
@@ -423,7 +436,7 @@ func (d *Dialog) hangupBy(now time.Duration) {
 // other one has to hang up; we look for ourselves.
 func (d *Dialog) doubtLocked(l Leg, now time.Duration) {
 	if d.state == confirmed && d.isProbed(l) && d.leg[l].own == 0 {
-		d.leg[l].probeAt = now + d.call.scaled(5*time.Second)
+		d.leg[l].probeAt = sooner(d.leg[l].probeAt, now+d.call.brief(5*time.Second))
 	}
 }
 

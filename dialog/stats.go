@@ -122,7 +122,7 @@ func (s *Store) Modes() map[timers.Mode]int {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.answered != 0 {
-			n[c.lastLocked().mode]++
+			n[c.lastLocked().modeNow()]++
 		}
 		return true
 	})

@@ -199,11 +199,11 @@ func (p *peer) gets() *wire.Msg { return p.getsWithin(3) }
 // getsWithin is gets that waits for some milliseconds of real time.
 func (p *peer) getsWithin(ms int) *wire.Msg {
 	p.lab.Helper()
-	buf := make([]byte, 65536)
-	n := 0
-	if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, ms); err == nil && ready > 0 {
-		n, _ = unix.Read(p.fd, buf)
+	if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, ms); err != nil || ready <= 0 {
+		return nil
 	}
+	buf := make([]byte, 65536)
+	n, _ := unix.Read(p.fd, buf)
 	if n <= 0 {
 		return nil
 	}

@@ -85,6 +85,22 @@ func (d *Dialog) methodLocked(l Leg) timers.ProbeMethod {
 	return timers.ProbeNone
 }
 
+// otherwiseLocked: a leg that never answered UPDATE and was silent to it twice may
+// swallow it, whatever its Allow says. Then every other attempt asks in another way: a
+// living call must not end for that.
+func (d *Dialog) otherwiseLocked(l Leg, m timers.ProbeMethod) timers.ProbeMethod {
+	x := &d.leg[l]
+	if m != timers.ProbeUpdate || x.method == m || x.failures < 2 || x.failures%2 != 0 {
+		return m
+	}
+	for _, o := range d.call.policy.Methods {
+		if o != m && x.refused&bit(o) == 0 && d.canProbeBy(l, o) {
+			return o
+		}
+	}
+	return m
+}
+
 func bit(m timers.ProbeMethod) uint8 { return 1 << m }
 
 // challenged, among the refused methods: the leg asked for credentials.
@@ -128,7 +144,7 @@ func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now ti
 			}
 			continue
 		}
-		m := d.methodLocked(l)
+		m := d.otherwiseLocked(l, d.methodLocked(l))
 		if m == timers.ProbeNone {
 			x.probeAt = 0
 			continue

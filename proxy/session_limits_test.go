@@ -352,7 +352,7 @@ func TestG54ForkBomb(t *testing.T) {
 		if x := l.e.Calls(CallFilter{}); len(x) != 1 || x[0].State != "confirmed" {
 			t.Fatalf("%+v", x)
 		}
-		pass(38 * time.Second) // C.7: the others wait 64*T1 + 5 s for a late 2xx
+		pass(38 * time.Second)             // C.7: the others wait 64*T1 + 5 s for a late 2xx
 		if n := l.e.dialogs.Len(); n > 2 { // the first one, which is the call's, and the answered one
 			t.Errorf("%d records after the answer", n)
 		}

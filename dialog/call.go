@@ -42,6 +42,8 @@ type Call struct {
 	seated    bool // it counts as one of backend's
 	gaveUp    bool // the caller sent BYE before the answer
 	reported  bool
+	marked    bool // its state is to be written
+	saved     bool // its state was written
 	done      bool
 }
 
@@ -372,6 +374,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 			c.store.Wheel.Set(&c.timer, c, due)
 		}
 	}
+	c.markLocked()
 }
 
 // pruneLocked lets go of further dialogs that are over, as soon as no 2xx can come
@@ -428,6 +431,9 @@ func (c *Call) removeLocked() {
 	c.store.Wheel.Stop(&c.timer)
 	c.store.count.Add(-int64(len(c.more)))
 	c.store.remove(c)
+	if c.saved {
+		c.store.changes.forget(c.id)
+	}
 }
 
 // Expire hands the call to the store's Due.

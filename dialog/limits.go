@@ -210,12 +210,17 @@ func (d *Dialog) expireByesLocked(fx *Effects, now time.Duration) {
 	if now < d.byeBy {
 		return
 	}
-	if !d.leg[A].byeSent && !d.leg[A].byeDone {
-		d.byeBy = now + 2*d.call.linger()
-		d.byeLocked(fx, A, now)
-		return
+	isEnd := true
+	for _, l := range [2]Leg{B, A} { // A when its ACK never came, both after a restart
+		if x := &d.leg[l]; !x.byeSent && !x.byeDone {
+			isEnd = false
+			d.byeBy = now + 2*d.call.linger()
+			d.byeLocked(fx, l, now)
+		}
 	}
-	d.call.forgetLocked(d, now)
+	if isEnd {
+		d.call.forgetLocked(d, now)
+	}
 }
 
 // byeLocked sends the edge's BYE to a leg.

@@ -2,7 +2,7 @@ package dialog
 
 import (
 	"bytes"
-	"hash/maphash"
+	"hash/crc32"
 
 	"github.com/sipward/sipward/proxy/wire"
 )
@@ -119,18 +119,15 @@ func isDTLS(sdp []byte) bool {
 	}
 }
 
-var seed = maphash.MakeSeed()
-
 // Fingerprint is a hash of SDP, every byte of it but the version of its o= line:
 // equal for a session that was not changed, whether or not its version was
-// raised. It differs from process to process.
+// raised. It is the same in every process, for what a restart brings back; it keeps
+// nobody from making two texts with one sum, who would only deceive himself.
 func Fingerprint(sdp []byte) uint64 {
 	start, end := version(sdp)
-	var h maphash.Hash
-	h.SetSeed(seed)
-	h.Write(sdp[:start])
-	h.Write(sdp[end:])
-	return h.Sum64()
+	one := crc32.Update(crc32.ChecksumIEEE(sdp[:start]), crc32.IEEETable, sdp[end:])
+	other := crc32.Update(crc32.Checksum(sdp[:start], castagnoli), castagnoli, sdp[end:])
+	return uint64(one)<<32 | uint64(other)
 }
 
 // version is where the third field of the first o= line is: o=<username>

@@ -121,14 +121,44 @@ func (s *Sequence) Inject(now, young time.Duration) (o uint32, ok bool) {
 			if now-time.Duration(oldest.opened)*time.Second < young {
 				return 0, false
 			}
-			s.base, s.loIn = oldest.delta, oldest.first
-			s.epochs = append(s.epochs[:0], s.epochs[1:]...)
+			s.dropOldest()
 		}
-		s.opened = uint32((now + time.Second - 1) / time.Second)
+		s.opened = upToSecond(now)
 	}
 	s.hiOut++
 	return s.hiOut, true
 }
+
+// Skip leaves out n numbers, which may have been used by an edge that is no more, and
+// which the endpoint's next request must not get.
+func (s *Sequence) Skip(n uint32, now time.Duration) {
+	if s.Exhausted() {
+		return
+	}
+	if !s.isAhead() {
+		if len(s.epochs) == maxEpochs {
+			s.dropOldest()
+		}
+		s.opened = upToSecond(now)
+	}
+	s.hiOut = min(s.hiOut+n, exhaustedAt)
+}
+
+// renew makes all epochs as young as they can be: their age is not known.
+func (s *Sequence) renew(now time.Duration) {
+	s.opened = upToSecond(now)
+	for i := range s.epochs {
+		s.epochs[i].opened = s.opened
+	}
+}
+
+func (s *Sequence) dropOldest() {
+	oldest := s.epochs[0]
+	s.base, s.loIn = oldest.delta, oldest.first
+	s.epochs = append(s.epochs[:0], s.epochs[1:]...)
+}
+
+func upToSecond(t time.Duration) uint32 { return uint32((t + time.Second - 1) / time.Second) }
 
 // Back is the endpoint's number that was sent on as o. There is none for a number of
 // ours, and for one that is not in use. Of those that share 2^31-1 it is the highest.

@@ -60,6 +60,12 @@ func (s *stats) began(now time.Duration) {
 	s.rate.add(now)
 }
 
+// restored counts a call that was answered before the start.
+func (s *stats) restored() {
+	s.attempts.Add(1)
+	s.answers.Add(1)
+}
+
 func (s *stats) abandoned() { s.challenges.Add(1) }
 
 func (s *stats) answered(setup time.Duration) {

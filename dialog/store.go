@@ -24,13 +24,14 @@ func (id ID) shard() uint32 { return uint32(id) & (shards - 1) }
 func (id ID) index() uint32 { return uint32(id) >> 6 }
 func (id ID) gen() uint32   { return uint32(id >> 32) }
 
-// Options of a Store. All fields are needed.
+// Options of a Store. All fields but Keep are needed.
 type Options struct {
 	Capacity int // calls at the same time
 	Wheel    *timers.Wheel
 	// Due is called on the wheel's goroutine, without a lock, when a call wants
 	// its Due.
-	Due func(c *Call, now time.Duration)
+	Due  func(c *Call, now time.Duration)
+	Keep bool // note which calls change, for Changes
 	// IsOwn says whether the user part of a Record-Route is one of ours.
 	IsOwn func(user []byte) bool
 }
@@ -48,6 +49,7 @@ type Store struct {
 	streams streams
 	tallies tallies
 	stats   stats
+	changes changes
 }
 
 type shard struct {
@@ -72,6 +74,7 @@ func NewStore(o Options) *Store {
 		s.shard[i].tombs.limit = max(o.Capacity/shards, 64)
 	}
 	s.names.init()
+	s.changes.limit = max(4*o.Capacity, 1024)
 	return s
 }
 

@@ -153,6 +153,10 @@ type Policy struct {
 	AckWait  time.Duration // ack_timeout
 	T1       time.Duration // round trip estimate of the transactions, RFC 3261 17.1.1.1
 	MaxEarly int           // max_early_per_invite
+
+	// Since is for calls that outlived a restart: what proved life before then counts
+	// from then. See Resume.
+	Since time.Duration
 }
 
 // Interval is the time from a proof of life to the next probe, TTL/Segments.
@@ -195,7 +199,20 @@ func (p *Policy) VerifyBy(proof time.Duration) time.Duration {
 	if p.TTL <= 0 {
 		return Never
 	}
-	return proof + p.life()
+	return max(proof, p.Since) + p.life()
+}
+
+// Resume is the Since of calls that outlive a restart which ends now. Nobody could
+// prove life to an edge that was not there, so each leg has at least half of its time.
+func (p *Policy) Resume(now time.Duration) time.Duration { return now - p.life()/2 }
+
+// FirstProbe is the time of the first probe after that restart: within one interval, but
+// so that the probe and a retry can run out before the deadline. draw is a random number
+// from 0 to 1.
+func (p *Policy) FirstProbe(now time.Duration, draw float64) time.Duration {
+	room := p.life()/2 - p.attempt() - p.TTL/retryShare
+	within := min(p.Interval(), max(room, p.life()/8))
+	return now + time.Duration(draw*float64(within))
 }
 
 // Retry is the time of the n-th retry, counted from 0, of a probe that has

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -74,24 +76,25 @@ sip_cafile cert.pem
 call_local_timeout 60
 call_max_calls 4
 net_interface %s
-audio_source aubridge,x
+audio_source aufile,%s
 audio_player aubridge,x
 audio_alert aubridge,y
 rtp_ports 20000-40000
 module_path %s
 module g711.so
 module aubridge.so
+module aufile.so
 module_tmp account.so
 module_app menu.so
 module_app contact.so
 module_app ctrl_tcp.so
 ctrl_tcp_listen 127.0.0.1:%d
-`, on, listen, on, modules, ctrlPort)
+`, on, listen, on, filepath.Join(dir, "tone.wav"), modules, ctrlPort)
 	account := fmt.Sprintf("<sip:%s@%s:%d;transport=%s>;regint=0;answermode=auto", user, on, sipPort, network)
 	if proxy.IsValid() {
 		account += fmt.Sprintf(`;outbound="sip:%s;transport=%s"`, proxy, network)
 	}
-	for name, text := range map[string]string{"config": config, "accounts": account + "\n", "contacts": ""} {
+	for name, text := range map[string]string{"config": config, "accounts": account + "\n", "contacts": "", "tone.wav": tone()} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -125,6 +128,29 @@ ctrl_tcp_listen 127.0.0.1:%d
 		reader.Wait()
 	})
 	return b
+}
+
+// tone is 100 s of silence as a WAV file: 8000 Hz, 16 bits, one channel.
+func tone() string {
+	const samples = 100 * 8000
+	head := struct {
+		RIFF       [4]byte
+		Size       uint32
+		WAVE, Form [4]byte
+		FormSize   uint32
+		PCM, Ch    uint16
+		Rate, Bps  uint32
+		Align, Bit uint16
+		Data       [4]byte
+		DataSize   uint32
+	}{
+		RIFF: [4]byte([]byte("RIFF")), Size: 36 + 2*samples, WAVE: [4]byte([]byte("WAVE")), Form: [4]byte([]byte("fmt ")), FormSize: 16,
+		PCM: 1, Ch: 1, Rate: 8000, Bps: 16000, Align: 2, Bit: 16, Data: [4]byte([]byte("data")), DataSize: 2 * samples,
+	}
+	var b bytes.Buffer
+	_ = binary.Write(&b, binary.LittleEndian, head) // a buffer takes everything
+	b.Write(make([]byte, 2*samples))
+	return b.String()
 }
 
 // command sends one command as a netstring.

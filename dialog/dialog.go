@@ -72,7 +72,7 @@ type leg struct {
 	late      uint16             // seconds for which our own load put the probe off
 	glares    uint8              // 491s in a row
 	own       uint8              // our requests to it that are not answered
-	open      uint8              // its own requests that are not answered
+	open      uint8              // its own requests that may still be on their way
 	reoffer   bool               // a re-INVITE of ours is under way
 	refreshes bool               // it believes it is the refresher
 	updates   bool               // it allows UPDATE

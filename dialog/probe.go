@@ -187,9 +187,12 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 		x.blocked = now
 	}
 	if d.state == confirmed && x.own == 0 && now-x.blocked >= d.call.scaled(blockedLong) {
-		x.blocked = 0
 		for _, m := range d.harmless() {
+			if d.leg[l.Peer()].open > 0 && m != timers.ProbeOptionsStale {
+				break // it would be refused for its number if ours came first
+			}
 			if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
+				x.blocked = 0
 				return m
 			}
 		}

@@ -263,9 +263,28 @@ type Tx struct {
 	insert    uint32
 	contact   []byte // of a target refresh request
 	flow      flow
+	arrived   bool // a response came
 	final     bool
 	refreshed bool
 	isAstray  bool // a BYE that was not addressed to the remote target
+}
+
+// Arrived is told of any 1xx, also of a 100 that goes no further: the request is not
+// on its way any more, and nothing of ours can overtake it.
+func (t *Tx) Arrived() {
+	c := t.ref.d.call
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.ref.holdsLocked() {
+		t.arriveLocked()
+	}
+}
+
+func (t *Tx) arriveLocked() {
+	if x := &t.ref.d.leg[t.ref.From]; !t.arrived && x.open > 0 {
+		x.open--
+	}
+	t.arrived = true
 }
 
 // Provisional takes a 1xx as it goes back.
@@ -340,9 +359,7 @@ func (t *Tx) Final(fx *Effects, m *wire.Msg, status int, now time.Duration) (ins
 	}
 	from, to := t.ref.From, t.ref.From.Peer()
 	x := &d.leg[from]
-	if x.open > 0 {
-		x.open--
-	}
+	t.arriveLocked()
 	var body Body
 	if m != nil {
 		body = BodyOf(m)

@@ -126,6 +126,9 @@ func (c *responseContext) provisionalLocked(w *scratch, l *leg, now time.Duratio
 	if l.wantsEnd { // 9.1: the CANCEL had to wait for this
 		c.cancelLegLocked(w, l, now)
 	}
+	if c.tx != nil {
+		c.tx.Arrived()
+	}
 	if m.Status == 100 || c.answered || l.abandoned {
 		return
 	}

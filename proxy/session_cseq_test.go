@@ -953,3 +953,44 @@ func TestG39NoRequestOfAnEndpointIsRefusedForItsNumber(t *testing.T) {
 		}
 	}
 }
+
+// A probe that was put off for long goes out beside an INVITE that takes its time, but
+// never past a request that may still be on its way (spec C.3, D).
+func TestG39ProbePutOffForLongOvertakesNothing(t *testing.T) {
+	for _, status := range []int{100, 180} {
+		inLab(t, 1, withTimers(func(c *config.Timers) { c.ProbeLegs = "b" }), func(t *testing.T, l *lab) {
+			c := l.talks(both, both)
+			c.until(299 * time.Second)
+			c.next(sideA, "INVITE", "Contact: <sip:x@"+c.a.addr.String()+">\n", sdpA)
+			c.a.get("100 INVITE")
+			invite := c.b.get("INVITE")
+			c.b.sends(c.reply(invite, status, "", ""))
+			if status == 180 {
+				c.a.get("180 INVITE")
+			}
+			c.until(355 * time.Second)
+			c.b.nothing()
+			c.next(sideA, "INFO", "", "")
+			info := c.b.get("INFO")
+			for c.e.wheel.Now() < c.answeredAt+375*time.Second {
+				pass(100 * time.Millisecond)
+				if m := c.b.getsWithin(0); m != nil && m.CSeq != info.CSeq {
+					t.Fatalf("%s with CSeq %d before the INFO with %d was answered", title(m), m.CSeq, info.CSeq)
+				}
+			}
+			c.b.sends(c.reply(info, 200, "", ""))
+			c.a.get("200 INFO")
+			probe, _ := c.probed(sideB, "UPDATE", 3*time.Second, 200, "", "")
+			if probe.CSeq != info.CSeq+1 {
+				t.Errorf("probe with CSeq %d after %d", probe.CSeq, info.CSeq)
+			}
+			c.b.sends(c.reply(invite, 200, "Contact: <sip:y@"+c.b.addr.String()+">\n", sdpB))
+			c.a.get("200 INVITE")
+			c.from(sideA, "ACK", int(c.cseq[sideA])-1, "", "")
+			if ack := c.b.get("ACK"); ack.CSeq != invite.CSeq {
+				t.Errorf("ACK with CSeq %d for an INVITE with %d", ack.CSeq, invite.CSeq)
+			}
+			c.hangsUp(sideA)
+		})
+	}
+}

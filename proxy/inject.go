@@ -107,10 +107,21 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 		return
 	}
 	q := &ownRequest{edge: e, snap: snap, flow: h.flow}
+	build := a.Append
+	if a.Method == wire.BYE { // who greps for a call has to see its end; probes would only be noise
+		build = func(dst, via []byte) []byte {
+			dst = a.Append(dst, via)
+			e.logBye(dst, h)
+			return dst
+		}
+	}
 	q.answered = func(w *scratch, status int, _ bool, now time.Duration) {
 		if status == 0 {
 			e.injected(w, a, nil, 0, now)
 			return
+		}
+		if a.Method == wire.BYE {
+			e.logReply(&w.msg, q.flow)
 		}
 		e.injected(w, a, &w.msg, status, now)
 	}
@@ -123,12 +134,19 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 			return draft.Append(nil, q.appendVia(nil, ackVia))
 		}
 	}
-	if !q.start(w, a.Method, now, a.Append) {
+	if !q.start(w, a.Method, now, build) {
 		e.injected(w, a, nil, 0, now)
 		return
 	}
 	e.count.injected.Add(1)
 	a.Sent(&w.effects, q.quit)
+}
+
+// logBye writes the line of a BYE of our own.
+func (e *Edge) logBye(b []byte, h hop) {
+	var m wire.Msg
+	m.Scan(b, h.flow.Proto().Reliable())
+	e.logRelay(&m, h)
 }
 
 // injected tells the dialog what became of a request of ours; m is nil without a

@@ -258,6 +258,20 @@ func (t *tombs) drop() {
 	}
 }
 
+// Traces is how many dialogs can be found by their tags, and how many are remembered
+// after their end.
+func (s *Store) Traces(now time.Duration) (found, remembered int) {
+	for i := range s.shard {
+		sh := &s.shard[i]
+		sh.mu.Lock()
+		sh.tombs.sweep(now)
+		found += len(sh.byKey)
+		remembered += len(sh.tombs.until)
+		sh.mu.Unlock()
+	}
+	return found, remembered
+}
+
 // isBuried says whether a dialog ended a short time ago.
 func (s *Store) isBuried(key uint64, now time.Duration) bool {
 	sh := s.keyShard(key)

@@ -33,9 +33,10 @@ const step = 50 * time.Millisecond
 type chat struct {
 	*talk
 	end     [2]end
-	answers bool // the callee answered
-	talks   func()
-	callee  string // header lines of its 200
+	answers bool                   // the callee answered
+	serves  func(invite *wire.Msg) // what the callee does with the INVITE
+	talks   func()                 // what happens once it is answered
+	callee  string                 // header lines of its 200
 	kinds   [2]int
 	over    bool // an endpoint sent or got a BYE
 	overAt  time.Duration
@@ -522,4 +523,244 @@ func envCalls(usual int) int {
 		return n
 	}
 	return usual
+}
+
+// And the opposite: a call of which one end is gone, or both, always ends, by the
+// deadline of its last proof of life.
+func TestDeadCallsAlwaysEnd(t *testing.T) {
+	seeds := 3
+	if testing.Short() || raceEnabled {
+		seeds = 1
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inLab(t, 1, nil, func(t *testing.T, l *lab) {
+				w := newWorld(l, uint64(seed))
+				all := w.establishes(60)
+				died := map[string]time.Duration{}
+				for i, c := range all {
+					w.chatters(c)
+					w.after(time.Duration(w.r.Int64N(int64(30*time.Minute))), func() {
+						died[c.id] = w.now()
+						c.end[i%2].dead = true
+						c.end[1-i%2].dead = i%3 == 0
+					})
+				}
+				for began := w.now(); w.now() < began+45*time.Minute; {
+					w.loss = 0.3
+					w.runs(2 * time.Minute)
+					w.loss = 0
+					w.runs(3 * time.Minute)
+				}
+				w.checkDeadlines(t, died)
+				w.runs(90 * time.Minute) // the passive limits of those without timers
+				w.checkDeadlines(t, died)
+				if n := len(w.book.all()); n != 60 || l.e.dialogs.Len() != 0 {
+					t.Errorf("%d records, %d calls left", n, l.e.dialogs.Len())
+				}
+			})
+		})
+	}
+}
+
+// checkDeadlines checks the records of calls whose ends died. A call with a probed
+// dead end may not outlive its last proof by more than session_ttl; one that nobody
+// watches has the passive limit.
+func (w *world) checkDeadlines(t *testing.T, died map[string]time.Duration) {
+	t.Helper()
+	const ttl, passive = 600.0, 7200.0
+	for _, r := range w.book.all() {
+		gone := w.e.wallTime(died[r.CallID])
+		switch r.Reason {
+		case "session_ttl":
+			if d := r.End.Sub(*r.LastVerified).Seconds(); d < ttl || d > ttl+1 {
+				t.Errorf("%v s after the last proof: %+v", d, r)
+			}
+			if d := r.End.Sub(gone).Seconds(); d > ttl+40 { // an answer may be on its way
+				t.Errorf("%v s after it died: %+v", d, r)
+			}
+		case "no_timer_call_duration":
+			if r.Duration < passive || r.Duration > passive+1 {
+				t.Errorf("%+v", r)
+			}
+		default:
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, x := range w.e.Calls(CallFilter{}) {
+		if x.EndsBy != "no_timer_call_duration" && x.State != "terminating" {
+			t.Errorf("still there: %+v", x)
+		}
+	}
+}
+
+// ways are how a call of TestNothingLeaks goes on once it began; each sets what the
+// callee does with the INVITE.
+var ways = []func(w *world, c *chat){
+	func(w *world, c *chat) { c.takes(w, func() { w.hangsUp(c, sideA, "") }) },
+	func(w *world, c *chat) { c.takes(w, func() { w.hangsUp(c, sideB, "") }) },
+	func(w *world, c *chat) { // both at once
+		c.takes(w, func() { w.hangsUp(c, sideA, ""); w.hangsUp(c, sideB, "") })
+	},
+	func(w *world, c *chat) { // BYEs that are refused
+		for side := range c.end {
+			c.end[side].byeIs = [][]int{{401}, {500, 500}, {481}, {0, 0}, {407, 401}, {603}}[w.r.IntN(6)]
+		}
+		c.takes(w, func() { w.hangsUp(c, w.r.IntN(2), "") })
+	},
+	func(w *world, c *chat) { c.takes(w, func() { w.e.EndCall(w.idOf(c)) }) },
+	func(w *world, c *chat) { c.takes(w, func() { c.end[w.r.IntN(2)].dead = true }) },
+	func(w *world, c *chat) { c.takes(w, func() { c.end[sideA].dead, c.end[sideB].dead = true, true }) },
+	func(w *world, c *chat) { c.takes(w, func() {}) }, // till a limit
+	func(w *world, c *chat) { // a refresh, refused in all ways
+		c.takes(w, func() {
+			status := []int{200, 481, 408, 488, 500, 401}[w.r.IntN(6)]
+			c.end[sideB].manners = func(*wire.Msg) (int, string, time.Duration) { return status, "", 0 }
+			w.requests(c, sideA, []string{"UPDATE", "INVITE"}[w.r.IntN(2)], "", "")
+		})
+	},
+	func(w *world, c *chat) { // the caller is gone before the ACK
+		c.callee = linesOf(w.r.IntN(2), w.r.IntN(2) == 0)
+		c.serves = func(m *wire.Msg) { c.end[sideA].dead = true; w.answersOK(c, sideB, m, c.callee) }
+	},
+	func(w *world, c *chat) { // forks
+		n := w.r.IntN(20)
+		c.serves = func(m *wire.Msg) {
+			for i := range n {
+				w.sends(c, sideB, response(m, 180+w.r.IntN(4), fmt.Sprintf("f%d", i)))
+			}
+			if w.r.IntN(2) == 0 {
+				w.sends(c, sideB, response(m, 200, "f1"))
+			}
+			w.answersOK(c, sideB, m, c.callee)
+		}
+		c.talks = func() { w.after(time.Second, func() { w.hangsUp(c, sideA, "") }) }
+	},
+	func(w *world, c *chat) { // refused
+		status := []int{401, 407, 422, 486, 500, 503, 603, 302}[w.r.IntN(8)]
+		c.serves = func(m *wire.Msg) { w.replies(c, sideB, m, status, "Min-SE: 1800\n", "") }
+	},
+	func(w *world, c *chat) { c.end[sideB].dead = true },                                             // nobody answers
+	func(w *world, c *chat) { c.serves = func(m *wire.Msg) { w.replies(c, sideB, m, 180, "", "") } }, // nobody picks up
+	func(w *world, c *chat) { // cancelled, or answered at that moment
+		w.after(time.Duration(w.r.Int64N(int64(4*time.Second))), func() { w.cancels(c) })
+		c.serves = func(m *wire.Msg) {
+			w.replies(c, sideB, m, 183, "", "")
+			w.after(2*time.Second, func() {
+				if c.end[sideB].said["1 INVITE"] == "" {
+					c.answers = true
+					w.answersOK(c, sideB, m, c.callee)
+				}
+			})
+		}
+		c.talks = func() { w.hangsUp(c, sideA, "") }
+	},
+	func(w *world, c *chat) { // given up by BYE
+		c.serves = func(m *wire.Msg) {
+			w.replies(c, sideB, m, 183, "", "")
+			w.after(2*time.Second, func() { w.replies(c, sideB, m, 487, "", "") })
+		}
+		w.after(time.Second, func() { w.hangsUp(c, sideA, "") })
+	},
+}
+
+// takes has the callee answer after some time, and something happen later.
+func (c *chat) takes(w *world, then func()) {
+	c.serves = func(m *wire.Msg) {
+		w.replies(c, sideB, m, 180, "", "")
+		w.after(time.Duration(w.r.Int64N(int64(8*time.Second))), func() {
+			c.answers = true
+			w.answersOK(c, sideB, m, c.callee)
+		})
+	}
+	c.talks = func() { w.after(time.Duration(w.r.Int64N(int64(40*time.Second))), then) }
+}
+
+// cancels sends the CANCEL of the first INVITE.
+func (w *world) cancels(c *chat) {
+	branch := c.branch
+	text := c.text(sideA, "CANCEL", 1, "", "", "sip:bob@example.org", "", "")
+	text = strings.Replace(text, fmt.Sprintf("-%d;", c.branch), "-1;", 1)
+	c.branch = branch
+	w.repeats(c, sideA, text, func() bool { return c.end[sideA].heard["1 CANCEL"] != 0 })
+}
+
+// idOf is the edge's name of a call, by its own request: a listing would be too dear.
+func (w *world) idOf(c *chat) (id string) {
+	all := w.e.Calls(CallFilter{CallID: c.id})
+	if len(all) == 1 {
+		id = all[0].ID
+	}
+	return id
+}
+
+// Nothing leaks: after calls with every ending there is, with loss on all ways, no
+// record, timer, transaction, tally, index entry or memory of a dialog is left. Each
+// call that was no mere challenge has left one record. SIPWARD_LAB_CALLS sets how many
+// calls that are.
+func TestNothingLeaks(t *testing.T) {
+	n := envCalls(20_000)
+	if testing.Short() || raceEnabled {
+		n = 2000
+	}
+	change := func(c *config.Config) {
+		c.Timers.SessionTTL, c.Timers.NoTimerCallDuration, c.Timers.MaxCallDuration, c.Timers.MaxRingDuration = 60e9, 70e9, 120e9, 30e9
+		p := c.Pools["pbx"]
+		p.Policy = "least_calls"
+		for i := range p.Backends {
+			p.Backends[i].Priority, p.Backends[i].MaxCalls = 0, 10_000
+		}
+		c.Pools["pbx"] = p
+		c.Log.Requests, c.Log.Replies = false, false
+	}
+	inLab(t, 2, change, func(t *testing.T, l *lab) {
+		w := newWorld(l, 48)
+		w.loss = 0.05
+		w.serve = func(c *chat, m *wire.Msg) {
+			if c.serves != nil {
+				c.serves(m)
+			}
+		}
+		const perSecond = 100
+		for i := range n {
+			w.after(time.Duration(i)*time.Second/perSecond, func() {
+				c := w.begins(linesOf(w.r.IntN(2), w.r.IntN(2) == 0))
+				c.callee = linesOf(w.r.IntN(2), w.r.IntN(2) == 0)
+				ways[w.r.IntN(len(ways))](w, c)
+				w.after(8*time.Minute, func() { delete(w.calls, c.id) })
+			})
+		}
+		w.runs(time.Duration(n)*time.Second/perSecond + 8*time.Minute)
+		if k := l.e.dialogs.Len(); k != 0 {
+			t.Errorf("%d calls left, the first: %+v", k, l.e.Calls(CallFilter{Limit: 3}))
+		}
+		l.atRest()
+		if found, remembered := l.e.dialogs.Traces(w.now()); found != 0 || remembered != 0 {
+			t.Errorf("%d dialogs can be found, %d are remembered", found, remembered)
+		}
+		for _, b := range l.e.snap.Load().pools.Pool("pbx").Backends() {
+			if b.Calls() != 0 {
+				t.Errorf("%s has %d calls", b.Name(), b.Calls())
+			}
+		}
+		s, records := l.e.CallStats(), w.book.all()
+		over := uint64(0)
+		for _, k := range s.Ended {
+			over += k
+		}
+		if s.Concurrent != 0 || s.Ringing != 0 || over != s.Attempts || uint64(len(records)) != over {
+			t.Errorf("%d records, %d ended: %+v", len(records), over, s)
+		}
+		seen := map[string]bool{}
+		for _, r := range records {
+			if seen[r.CallID] {
+				t.Errorf("twice: %+v", r)
+			}
+			seen[r.CallID] = true
+		}
+		t.Logf("%d calls: %+v", n, s)
+		if c := l.e.Counters(); c.Held != 0 || c.SendErrors != 0 {
+			t.Errorf("%+v", c)
+		}
+	})
 }

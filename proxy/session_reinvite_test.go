@@ -194,6 +194,58 @@ func TestG25NoProbeWhileAReinviteRings(t *testing.T) {
 	}
 }
 
+// A probe must not overtake what the peer has asked (spec C.3); the other direction
+// has its own numbers.
+func TestNoProbeWhileThePeerWaitsForAnAnswer(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(timerLines+updateLines, timerLines+updateLines)
+		c.until(299 * time.Second)
+		c.next(sideA, "INFO", "", "")
+		info := c.b.get("INFO")
+		all := c.runs(320*time.Second, func(v visit) string {
+			if v.Method == wire.INFO {
+				return "" // copies
+			}
+			return c.alive(v)
+		})
+		if come(of(all, sideB)) != "INFO" || come(of(all, sideA)) != "UPDATE" {
+			t.Error(all)
+		}
+		c.b.sends(c.reply(info, 200, "", ""))
+		c.a.get("200 INFO")
+		got := of(c.runs(325*time.Second, c.alive), sideB)
+		if len(got) != 1 || got[0].Method != wire.UPDATE || got[0].at > 321500*time.Millisecond || got[0].CSeq <= info.CSeq {
+			t.Error(got)
+		}
+		c.hangsUp(sideA)
+	})
+}
+
+// Two re-INVITEs of ours at the same time could change what the other one offers.
+func TestReinvitesOfBothLegsDoNotOverlap(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(reinviteA, reinviteB)
+		all := c.runs(602*time.Second, c.mute(sideB))
+		var under []visit // of the callee's, each is given up after 32 s
+		for _, v := range of(all, sideB) {
+			if v.Method == wire.INVITE {
+				under = append(under, v)
+			}
+		}
+		a := of(all, sideA)
+		if len(under) < 4 || come(a[:2]) != "INVITE ACK" {
+			t.Fatal(all)
+		}
+		for _, u := range under {
+			if a[0].at >= u.at && a[0].at < u.at+32*time.Second {
+				t.Errorf("%v within %v", a[0], u)
+			}
+		}
+		c.endedBy(all, 600*time.Second, reasonTTL)
+		c.gone()
+	})
+}
+
 // An INVITE that rings on and on must not cost the call its proof of life: after a
 // minute the legs are asked by what touches neither offer nor answer.
 func TestLongBlockedProbeIsReplaced(t *testing.T) {
@@ -340,10 +392,10 @@ func TestG29ChangedAnswerIsToldToThePeer(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			inLab(t, 1, withTimers(func(c *config.Timers) { c.InsertSE = "never" }), func(t *testing.T, l *lab) {
 				c := l.talks(x.caller, reinviteB)
-				isTold := false
+				said, isTold := changed, false // by the callee
 				reply := func(v visit) string {
 					if v.side == sideB && v.Method == wire.INVITE {
-						return c.withSDP(v, changed)
+						return c.withSDP(v, said)
 					}
 					if v.Method == wire.INVITE && string(v.Bytes(v.Body)) == crlf(changed) && !isTold {
 						isTold = true
@@ -367,6 +419,13 @@ func TestG29ChangedAnswerIsToldToThePeer(t *testing.T) {
 				if x.next == "INVITE" && x.caller == reinviteA {
 					a := of(c.runs(910*time.Second, reply), sideA)
 					if len(a) == 0 || string(a[0].Bytes(a[0].Body)) != crlf(changed) {
+						t.Errorf("%v", a)
+					}
+					// The callee's own re-INVITE has the CSeq number that ours went out with.
+					said = strings.Replace(sdpB, "audio 5000", "audio 5004", 1)
+					c.reinvites(sideB, said, 200, sdpA)
+					a = of(c.runs(1250*time.Second, reply), sideA)
+					if len(a) == 0 || string(a[0].Bytes(a[0].Body)) != crlf(said) {
 						t.Errorf("%v", a)
 					}
 				}

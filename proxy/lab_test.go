@@ -207,8 +207,8 @@ func (p *peer) getsWithin(ms int) *wire.Msg {
 	if n <= 0 {
 		return nil
 	}
-	m := &wire.Msg{}
-	f := m.Scan(buf[:n], false)
+	m := &wire.Msg{} // which may be kept for long
+	f := m.Scan(bytes.Clone(buf[:n]), false)
 	isRefusal := m.Status >= 400 && bytes.Index(m.Buf, []byte("\r\n\r\n")) == n-4
 	if f != wire.NoFault && !(p.lab.faulty && isRefusal) && !(p.lab.relays && m.Status > 100) {
 		p.lab.Errorf("%s was sent a broken message (%v): %s", p.name, f, buf[:n])

@@ -151,6 +151,7 @@ type peer struct {
 	name string
 	conn *net.UDPConn
 	fd   int // of conn, which lives as long as the test
+	buf  []byte
 	addr netip.AddrPort
 }
 
@@ -202,16 +203,18 @@ func (p *peer) getsWithin(ms int) *wire.Msg {
 	if ready, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, ms); err != nil || ready <= 0 {
 		return nil
 	}
-	buf := make([]byte, 65536)
-	n, _ := unix.Read(p.fd, buf)
+	if p.buf == nil {
+		p.buf = make([]byte, 65536)
+	}
+	n, _ := unix.Read(p.fd, p.buf)
 	if n <= 0 {
 		return nil
 	}
 	m := &wire.Msg{} // which may be kept for long
-	f := m.Scan(bytes.Clone(buf[:n]), false)
+	f := m.Scan(bytes.Clone(p.buf[:n]), false)
 	isRefusal := m.Status >= 400 && bytes.Index(m.Buf, []byte("\r\n\r\n")) == n-4
 	if f != wire.NoFault && !(p.lab.faulty && isRefusal) && !(p.lab.relays && m.Status > 100) {
-		p.lab.Errorf("%s was sent a broken message (%v): %s", p.name, f, buf[:n])
+		p.lab.Errorf("%s was sent a broken message (%v): %s", p.name, f, m.Buf)
 	}
 	return m
 }

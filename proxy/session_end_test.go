@@ -797,3 +797,56 @@ func TestE4LimitBeforeTheAck(t *testing.T) {
 		}
 	}
 }
+
+// E.3: a probe is under way when an endpoint hangs up. Its answer changes nothing, and
+// a late 2xx to our re-INVITE gets its ACK.
+func TestE3AnswerToAProbeAfterTheEnd(t *testing.T) {
+	for _, x := range []struct{ lines, method string }{{updateLines, "UPDATE"}, {plainLines, "INVITE"}} {
+		for _, status := range []int{200, 481, 500, 0} {
+			t.Run(fmt.Sprintf("%s %d", x.method, status), func(t *testing.T) {
+				inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+					b := l.records()
+					c := l.talks(timerLines+x.lines, timerLines+x.lines)
+					probe, _ := c.waits(sideB, x.method, 301*time.Second)
+					bye := c.asks(sideA, "BYE", "", "", 200, "")
+					if bye.CSeq != probe.CSeq+1 {
+						t.Errorf("BYE %d after %s %d", bye.CSeq, x.method, probe.CSeq)
+					}
+					c.is("")
+					if status != 0 {
+						c.b.sends(c.reply(probe, status, "Contact: <sip:bob@"+c.b.addr.String()+">\n", ""))
+						if x.method == "INVITE" {
+							if ack := c.b.get("ACK"); ack.CSeq != probe.CSeq {
+								t.Errorf("ACK %d for INVITE %d", ack.CSeq, probe.CSeq)
+							}
+						}
+						c.b.nothing()
+					}
+					pass(100 * time.Second)
+					c.b.skip()
+					c.a.nothing()
+					c.gone()
+					if r := b.only(); r.Reason != "bye" || r.EndedBy != "caller" {
+						t.Errorf("%+v", r)
+					}
+				})
+			})
+		}
+	}
+}
+
+// E.5: both ends of a call without timers are gone. Its BYEs are silent, and it is freed.
+func TestE5VanishedCallIsFreed(t *testing.T) {
+	inLab(t, 1, withTimers(func(c *config.Timers) { c.NoTimerCallDuration = 60e9 }), func(t *testing.T, l *lab) {
+		b := l.records()
+		c := l.talksIn("N")
+		c.byes(c.attends(91*time.Second, silence))
+		c.is("terminating")
+		c.attends(125*time.Second, silence)
+		c.is("")
+		c.gone()
+		if r := b.only(); r.Reason != "no_timer_call_duration" || r.Duration < 60 || r.Duration > 60.5 {
+			t.Errorf("%+v", r)
+		}
+	})
+}

@@ -685,13 +685,21 @@ func (w *world) cancels(c *chat) {
 	w.repeats(c, sideA, text, func() bool { return c.end[sideA].heard["1 CANCEL"] != 0 })
 }
 
-// idOf is the edge's name of a call, by its own request: a listing would be too dear.
-func (w *world) idOf(c *chat) (id string) {
-	all := w.e.Calls(CallFilter{CallID: c.id})
-	if len(all) == 1 {
-		id = all[0].ID
+// idOf is the edge's name of a call, from its Record-Route: a listing would be dear.
+func (w *world) idOf(c *chat) string {
+	for _, h := range c.invite.Headers {
+		if h.Kind != wire.KindRecordRoute {
+			continue
+		}
+		uri, _, _ := wire.NameAddrURI(c.invite.Bytes(h.Value))
+		if u, ok := wire.ParseURI(uri); ok {
+			if t, ok := w.e.tokens.parse(u.User); ok {
+				return callIDText(t.call)
+			}
+		}
 	}
-	return id
+	w.Errorf("call %s has no Record-Route of the edge", c.id)
+	return ""
 }
 
 // Nothing leaks: after calls with every ending there is, with loss on all ways, no

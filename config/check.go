@@ -20,6 +20,7 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 	l.checkListeners(c, host)
 	l.checkLog(c.Log)
 	l.checkCDR(c.CDR, c.Log)
+	l.checkStateFile(c)
 	l.checkServerID(c.ServerID)
 	l.checkSecret(c.Secret)
 	for i, alias := range c.Aliases {
@@ -161,6 +162,27 @@ func (l *loader) checkCDR(cdr CDR, log Log) {
 			quote(out), didYouMean(out, []string{"none", "stdout"}))
 	case filepath.Clean(out) == filepath.Clean(log.Output):
 		l.errorf("cdr.output", "same file as log.output")
+	}
+}
+
+// checkStateFile makes sure that the file can be there and is no other one of ours.
+func (l *loader) checkStateFile(c *Config) {
+	const key = "state_file"
+	path := c.StateFile
+	if path == "" {
+		return
+	}
+	switch clean := filepath.Clean(path); {
+	case !strings.Contains(path, "/") || strings.ContainsRune(path, 0):
+		l.errorf(key, "want a path with a slash in it, not %s", quote(path))
+	case clean == filepath.Clean(c.Log.Output):
+		l.errorf(key, "same file as log.output")
+	case clean == filepath.Clean(c.CDR.Output):
+		l.errorf(key, "same file as cdr.output")
+	default:
+		if at, err := os.Stat(filepath.Dir(clean)); err != nil || !at.IsDir() {
+			l.warnf(key, "no directory %s: the start will fail", quote(filepath.Dir(clean)))
+		}
 	}
 }
 

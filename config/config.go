@@ -24,7 +24,8 @@ type Config struct {
 	Listen      []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
 	Advertise   string          `yaml:"advertise" doc:"Host or host:port that Via and Record-Route show instead of the listener's own address." zero:"the listener's own address"`
 	Aliases     []string        `yaml:"aliases" doc:"Further names and addresses in a URI that mean this edge, such as its DNS name."`
-	Secret      string          `yaml:"secret" doc:"Any long text; signs what Record-Route carries. With it, calls stay routable over a restart and to a second edge that has the same." zero:"a new one at each start" apply:"restart"`
+	Secret      string          `yaml:"secret" doc:"Any long text; signs what Record-Route carries. With it, calls stay routable over a restart and to a second edge that has the same." zero:"the one in state_file, else a new one at each start" apply:"restart"`
+	StateFile   string          `yaml:"state_file" doc:"File that keeps answered calls, and what signs Record-Route unless secret is set, so that a restart loses neither. One edge at a time can have it." zero:"nothing is kept over a restart" apply:"restart"`
 	StopTimeout Duration        `yaml:"stop_timeout" doc:"How long a stop waits for transactions to end." min:"0" max:"3600"`
 	ServerID    string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
 	Log         Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
@@ -150,6 +151,7 @@ type Timers struct {
 	MaxRingDuration           Duration `yaml:"max_ring_duration" doc:"Longest time from INVITE to answer, provisional responses or not." min:"0.001" safe:"30" max:"3600" zero:"transaction.timer_c alone"`
 	AckTimeout                Duration `yaml:"ack_timeout" doc:"Time from the answer after which a call without ACK is probed and, if dead, ended; at least 64*transaction.t1." min:"0.001" safe:"32" max:"3600" zero:"64*transaction.t1 + 5 s"`
 	MaxEarlyPerInvite         int      `yaml:"max_early_per_invite" doc:"Early dialogs that are kept for one INVITE." min:"1" max:"64"`
+	RestoreCSeqBump           int      `yaml:"restore_cseq_bump" doc:"How far the CSeq numbers of a call that is or was probed jump ahead when state_file brings it back: over those that were used after its last write." min:"1" max:"100000"`
 }
 
 // ProbeInterval is the time from a proof of life to the next probe, before jitter; 0 means that nothing is probed. Where
@@ -241,6 +243,7 @@ func Default() *Config {
 			InsertSE: "if_uac_supports", RejectSmallSE: true, Detect: "any", ProbeMethods: []string{"update", "reinvite", "options"},
 			Alive: "uas_response", ProbeLegs: "both", ProbeJitter: 10, ProbeRateMax: 2000, OnSEExpiry: "probe", On408: "retry",
 			NoInjectIfIdentity4474: true, MaxRingDuration: 600 * second, MaxEarlyPerInvite: 16,
+			RestoreCSeqBump: 1000,
 		},
 		Transaction: Transaction{
 			// RFC 3261 table 4, and fail-over times of our own.

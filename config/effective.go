@@ -47,6 +47,11 @@ func Effective(c *Config) []Row {
 		}
 	}
 	rows = appendRows(rows, reflect.ValueOf(c.CDR), "cdr")
+	kept := "not kept"
+	if c.StateFile != "" {
+		kept = "kept in " + c.StateFile
+	}
+	rows = append(rows, Row{"calls over a restart", kept, "state_file"})
 	return appendRows(rows, reflect.ValueOf(c.Admin), "admin")
 }
 

@@ -101,6 +101,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			Advertise: "edge.example.org:5080",
 		},
 	}
+	want.StateFile = "./calls.state"
 	want.Advertise, want.ServerID, want.Lab = "203.0.113.5", "sipward", true
 	want.Log = Log{Format: "json", Level: "debug", Output: "/var/log/sipward.log"}
 	pbx := Pool{
@@ -131,7 +132,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 		SessionTTL: 1800 * second, SessionUpdateSegment: 3, SessionTimeoutEarlyHangup: 60 * second, NoTimerCallDuration: 7200 * second,
 		MaxCallDuration: 43200 * second, MinSE: 5 * second / 2, InsertSE: "always", Detect: "session_expires",
 		ProbeMethods: []string{"options", "update"}, Alive: "2xx_only", ProbeLegs: "b", ProbeRateMax: 100, OnSEExpiry: "bye",
-		On408: "end", ReinviteWebRTC: true, AckTimeout: 40 * second, MaxEarlyPerInvite: 4,
+		On408: "end", ReinviteWebRTC: true, AckTimeout: 40 * second, MaxEarlyPerInvite: 4, RestoreCSeqBump: 100,
 	}
 	want.Transaction.T1, want.Transaction.TimerB = second/4, 16*second
 	want.Transaction.InviteFailover, want.Transaction.RequestFailover = second, 2*second

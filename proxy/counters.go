@@ -35,6 +35,7 @@ type Counters struct {
 	Rejected, Loops, Overload, OverLimit, TableFull, LateSuccess, SendErrors, Panics     uint64
 
 	DialogsFull, Injected, Notes uint64
+	StateLost                    uint64 // changes of calls that could not wait for state_file
 
 	Calls        int // in the dialog store now, further dialogs of forked calls too
 	Transactions int // in the table now
@@ -52,7 +53,7 @@ func (e *Edge) Counters() Counters {
 		Retransmitted: c.retransmitted.Load(), Rejected: c.rejected.Load(), Loops: c.loops.Load(),
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
-		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), Calls: e.dialogs.Len(),
+		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), StateLost: e.stateLost(), Calls: e.dialogs.Len(),
 		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}
 }

@@ -40,6 +40,7 @@
 //	affinity, sources, connIndex      bounded; own locks, held for a look-up
 //	scratch                           the goroutine that took it from the pool
 //	timers                            Wheel; one node per context
+//	state_file                        store.File; its goroutine asks dialog.Store what has changed (keep.go)
 //
 // Locks are taken in the order responseContext.mu, then one of table shard, wheel or
 // connIndex, never two of those at once. Messages are queued in the scratch while a

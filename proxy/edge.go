@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
@@ -22,6 +23,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/store"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -49,6 +51,7 @@ type Edge struct {
 	dialogs  *dialog.Store
 	learned  *learned
 	records  *cdr.Writer
+	state    *store.File // nil: calls do not outlive a restart
 	sources  *sources
 	snap     atomic.Pointer[snapshot]
 
@@ -85,14 +88,27 @@ type Edge struct {
 // New opens the sockets of a sound configuration. Errors name what could not be
 // done and what to do about it; then nothing stays open. records, which may be nil,
 // stays the caller's, as log does: close it after Stop.
-func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (*Edge, error) {
+func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err error) {
+	state, err := openState(c, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil && state != nil {
+			err = errors.Join(err, state.Close(context.Background()))
+		}
+	}()
 	secret := []byte(c.Secret)
-	if len(secret) == 0 {
+	switch {
+	case len(secret) > 0:
+	case state != nil:
+		secret = state.Secret()
+	default:
 		k := transaction.NewKey()
 		secret = k.Append(nil, transaction.Branch{})
 	}
 	e := &Edge{
-		log: log, records: records, learned: newLearned(), wheel: timers.NewWheel(wheelTick), table: transaction.NewTable[transactor](c.Limits.MaxTransactions),
+		log: log, records: records, state: state, learned: newLearned(), wheel: timers.NewWheel(wheelTick), table: transaction.NewTable[transactor](c.Limits.MaxTransactions),
 		onConn: newConnIndex(), affinity: newAffinity(), sources: newSources(),
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
@@ -100,7 +116,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (*Edge, error
 		idle:      make(chan struct{}), maxMessage: c.Limits.MaxMessage,
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
-		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue,
+		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,
 		IsOwn: func(user []byte) bool { _, ok := e.tokens.parse(user); return ok },
 	})
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
@@ -118,6 +134,13 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (*Edge, error
 		return nil, joinClose(err, e.net)
 	}
 	e.take(snap)
+	if state == nil {
+		return e, nil
+	}
+	if err := e.restoreCalls(c); err != nil {
+		e.resolver.Close()
+		return nil, joinClose(err, e.net)
+	}
 	return e, nil
 }
 
@@ -337,6 +360,9 @@ func (e *Edge) Stop(ctx context.Context) error {
 	if e.stopTime != nil {
 		e.stopTime()
 		e.running.Wait()
+	}
+	if e.state != nil { // last, with all that the others did
+		err = errors.Join(err, e.state.Close(ctx))
 	}
 	return err
 }

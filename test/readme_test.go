@@ -17,7 +17,7 @@ const readme = "README.md"
 
 // shown are the keys of the table of defaults.
 var shown = []string{
-	"listen", "advertise", "stop_timeout",
+	"listen", "advertise", "state_file", "stop_timeout",
 	"pools.<name>.policy", "pools.<name>.probe.interval", "pools.<name>.probe.timeout", "pools.<name>.probe.down_after",
 	"pools.<name>.probe.up_after", "pools.<name>.failover_codes", "pools.<name>.slow_start",
 	"timers.session_ttl", "timers.session_update_segment", "timers.no_timer_call_duration", "timers.max_call_duration",

@@ -130,6 +130,11 @@ func outputs(op *zerolog.Logger, c *config.Config, socket string) {
 		e = e.Str("format", c.CDR.Format)
 	}
 	e.Msg("call records")
+	if c.StateFile == "" {
+		op.Info().Msg("calls are not kept over a restart")
+	} else {
+		op.Info().Msg("calls are kept over a restart in " + c.StateFile)
+	}
 	if socket == "" {
 		socket = "off"
 	}

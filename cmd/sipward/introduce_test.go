@@ -19,6 +19,7 @@ func TestStartShowsTheLimitsInForce(t *testing.T) {
   pbx: { policy: least_calls, backends: [{ name: a, address: "sip:10.0.0.10", max_calls: 30, max_cps: 5 }, { name: b, address: "sip:10.0.0.11" }, { name: c, address: "sip:10.0.0.12", max_calls: 10 }] }
   trunk: { backends: ["sip:10.0.0.20"], probe: { interval: 0 } }
 routes: [{ pool: pbx }]
+state_file: ./calls.state
 timers: { session_ttl: 1800, session_update_segment: 3, session_timeout_early_hangup: 60, no_timer_call_duration: 2h, max_call_duration: 12h, ack_timeout: 45, probe_legs: b }
 transaction: { t1: 0.7 }
 limits: { max_dialogs: 5000, queue_delay: 0 }

@@ -1,6 +1,8 @@
 package dialog
 
 import (
+	"bytes"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -20,24 +22,24 @@ type Call struct {
 	policy *timers.Policy
 	id     ID
 	began  time.Duration
-	invite uint32 // CSeq number of the INVITE
 	timer  timers.Timer
 
 	mu        sync.Mutex // guards what follows
 	armed     time.Duration
-	first     Dialog // its state is none until a To tag is known
-	more      []*Dialog
-	source    flow // of the caller
-	outside   flow // of the outside party
-	backend   uint32
+	first     Dialog        // its state is none until a To tag is known
+	more      *[]*Dialog    // nil while there is but one
 	answered  time.Duration // when the first 2xx was forwarded, 0 = not yet
-	setup     time.Duration
-	ask       timers.Ask
+	outside   flow          // of the outside party
+	source    origin        // of the caller
+	backend   uint32
+	invite    uint32 // CSeq number of the INVITE; never changed
+	setup     uint32 // milliseconds, 0 = not yet known
 	forwarded uint32 // Session-Expires of the INVITE as forwarded
-	duty      timers.Duty
 	tagAt     uint16 // the caller's tag in fromText
 	tagLen    uint16
-	outer     Leg // which leg is the outside party
+	supports  bool // timer, as the INVITE said
+	hasSE     bool // it had one that could be read
+	outer     Leg  // which leg is the outside party
 	noInject  bool
 	seated    bool // it counts as one of backend's
 	gaveUp    bool // the caller sent BYE before the answer
@@ -73,8 +75,8 @@ const (
 func (s *Store) Open(in Invite) (*Call, Refusal) {
 	m := in.Msg
 	c := &Call{
-		store: s, policy: in.Policy, began: in.Now, invite: m.CSeq, ask: in.Ask, duty: in.Duty, forwarded: in.Duty.Forwarded,
-		source: packFlow(in.Source), outer: A,
+		store: s, policy: in.Policy, began: in.Now, invite: m.CSeq, forwarded: in.Duty.Forwarded,
+		supports: in.Ask.Supported, hasSE: in.Ask.HasSE && !in.Ask.BadSE, source: packFlow(in.Source).origin(), outer: A,
 	}
 	if in.Inside {
 		c.outer = B
@@ -84,10 +86,14 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	if m.From.Tag.Len() > 0 {
 		c.tagAt, c.tagLen = m.From.Tag.Start-m.From.Value.Start, uint16(m.From.Tag.Len())
 	}
+	ruri := m.Bytes(m.RURI)
+	if bytes.Equal(ruri, m.Bytes(m.To.URI)) {
+		ruri = nil // as it is with nearly all calls
+	}
 	routes, ok := recordRoutes(m, A, nil)
 	if !ok || !d.texts.put(
 		textChange{callID, m.Bytes(m.CallID)}, textChange{fromText, m.Bytes(m.From.Value)},
-		textChange{toText, m.Bytes(m.To.Value)}, textChange{ruriText, m.Bytes(m.RURI)},
+		textChange{toText, m.Bytes(m.To.Value)}, textChange{ruriText, ruri},
 		textChange{contactA, firstContact(m)}, textChange{routesA, routes},
 	) {
 		return nil, TooLong
@@ -108,7 +114,7 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	if in.Inside {
 		c.seatLocked(in.Backend)
 	} else {
-		c.outsideLocked(c.source)
+		c.outsideLocked(packFlow(in.Source))
 	}
 	s.stats.began(in.Now)
 	return c, Opened
@@ -163,8 +169,8 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 	if c.done {
 		return
 	}
-	if c.setup == 0 && m.Status >= 180 && m.Status < 190 {
-		c.setup = now - c.began
+	if m.Status >= 180 && m.Status < 190 {
+		c.setUpLocked(now)
 	}
 	if m.Status == 100 || m.To.Tag.Empty() {
 		return
@@ -182,11 +188,9 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.setup == 0 {
-		c.setup = now - c.began
-	}
+	c.setUpLocked(now)
 	reply := ReplyOf(m)
-	g := c.policy.Success(c.ask, c.forwarded, reply)
+	g := c.policy.Success(c.askedLocked(), c.forwarded, reply)
 	if c.done {
 		return g.InsertSE
 	}
@@ -200,13 +204,13 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	}
 	if c.answered == 0 {
 		c.answered = now
-		c.store.stats.answered(c.setup)
+		c.store.stats.answered(c.setupLocked())
 	}
 	d.meetLocked(m)
 	d.state, d.answered = waitsForAck, now
 	d.leg[A].proof, d.leg[B].proof = now, now
 	d.leg[B].answers = true
-	d.mode = c.policy.ModeOf(c.ask, c.duty, reply, g)
+	d.mode = c.policy.ModeOf(c.askedLocked(), timers.Duty{}, reply, g)
 	d.agreeLocked(g, A, now)
 	d.media.Response(B, wire.INVITE, c.invite, m.Status, true, BodyOf(m))
 	d.trimBodies()
@@ -222,9 +226,7 @@ func (c *Call) Failure(fx *Effects, status int, by Ender, why Reason, now time.D
 	if c.done || c.answered != 0 {
 		return
 	}
-	if c.setup == 0 {
-		c.setup = now - c.began
-	}
+	c.setUpLocked(now)
 	if status == 487 && c.gaveUp {
 		by, why = Caller, ByCancel
 	}
@@ -257,12 +259,39 @@ func (c *Call) dialogs(yield func(*Dialog) bool) {
 	if !yield(&c.first) {
 		return
 	}
-	for _, d := range c.more {
+	for _, d := range c.forks() {
 		if !yield(d) {
 			return
 		}
 	}
 }
+
+// forks are the dialogs beyond the first.
+func (c *Call) forks() []*Dialog {
+	if c.more == nil {
+		return nil
+	}
+	return *c.more
+}
+
+func (c *Call) addFork(d *Dialog) {
+	if c.more == nil {
+		c.more = new([]*Dialog)
+	}
+	*c.more = append(*c.more, d)
+}
+
+// setUpLocked notes when the caller heard of the callee first.
+func (c *Call) setUpLocked(now time.Duration) {
+	if c.setup == 0 {
+		c.setup = uint32(min(max((now-c.began)/time.Millisecond, 1), math.MaxUint32))
+	}
+}
+
+func (c *Call) setupLocked() time.Duration { return time.Duration(c.setup) * time.Millisecond }
+
+// askedLocked is what the INVITE said of the session timer, as far as a 2xx needs it.
+func (c *Call) askedLocked() timers.Ask { return timers.Ask{Supported: c.supports, HasSE: c.hasSE} }
 
 func (c *Call) callerTagLocked() []byte {
 	return c.first.texts.get(fromText)[c.tagAt : c.tagAt+c.tagLen]
@@ -284,7 +313,7 @@ func (c *Call) dialogLocked(m *wire.Msg, isFirstAnswer bool, now time.Duration) 
 			return nil
 		}
 	}
-	d.key, d.state, d.born = key, early, now
+	d.key, d.state = key, early
 	c.store.index(key, c.id)
 	return d
 }
@@ -292,7 +321,7 @@ func (c *Call) dialogLocked(m *wire.Msg, isFirstAnswer bool, now time.Duration) 
 // forkLocked makes room for one more dialog: the oldest one that is not answered
 // gives way above the bound (spec E.2).
 func (c *Call) forkLocked(isFirstAnswer bool, now time.Duration) *Dialog {
-	hasRoom := 1+len(c.more) < max(c.policy.MaxEarly, 1) && c.store.grow()
+	hasRoom := 1+len(c.forks()) < max(c.policy.MaxEarly, 1) && c.store.grow()
 	if !hasRoom && !c.dropOldestLocked(now) {
 		if !isFirstAnswer {
 			return nil
@@ -301,27 +330,28 @@ func (c *Call) forkLocked(isFirstAnswer bool, now time.Duration) *Dialog {
 	}
 	f := &c.first
 	d := &Dialog{call: c, texts: f.texts}
-	d.texts.put(textChange{toText, nil}, textChange{contactB, nil}, textChange{routesB, nil})
+	d.texts.put(textChange{ruriText, f.texts.ruri()}, textChange{toText, nil}, textChange{contactB, nil}, textChange{routesB, nil})
 	d.seq[A] = StartedAt(c.invite)
-	d.leg[A] = leg{allow: f.leg[A].allow, supported: f.leg[A].supported, updates: f.leg[A].updates, webrtc: f.leg[A].webrtc}
+	d.leg[A] = leg{allow: f.leg[A].allow, supported: f.leg[A].supported, updates: f.leg[A].updates}
 	d.media = f.media.Fork() // the caller's offer is made to every callee
-	c.more = append(c.more, d)
+	c.addFork(d)
 	return d
 }
 
 // dropOldestLocked makes a place among more; first stays, it has the caller's offer.
 func (c *Call) dropOldestLocked(now time.Duration) bool {
 	oldest := -1
-	for i, d := range c.more {
-		if (d.state == early || d.state == over) && (oldest < 0 || d.born < c.more[oldest].born) {
+	for i, d := range c.forks() { // in the order of their beginning
+		if d.state == early || d.state == over {
 			oldest = i
+			break
 		}
 	}
 	if oldest < 0 {
 		return false
 	}
-	c.forgetLocked(c.more[oldest], now)
-	c.more = append(c.more[:oldest], c.more[oldest+1:]...)
+	c.forgetLocked((*c.more)[oldest], now)
+	*c.more = slices.Delete(*c.more, oldest, oldest+1)
 	return true
 }
 
@@ -380,12 +410,12 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 // pruneLocked lets go of further dialogs that are over, as soon as no 2xx can come
 // any more that would make them anew.
 func (c *Call) pruneLocked(now time.Duration) {
-	if len(c.more) == 0 || c.answered == 0 || now < c.answered+c.linger()+earlyGrace {
+	if c.more == nil || c.answered == 0 || now < c.answered+c.linger()+earlyGrace {
 		return
 	}
-	n := len(c.more)
-	c.more = slices.DeleteFunc(c.more, func(d *Dialog) bool { return d.state == over })
-	c.store.count.Add(int64(len(c.more) - n))
+	n := len(*c.more)
+	*c.more = slices.DeleteFunc(*c.more, func(d *Dialog) bool { return d.state == over })
+	c.store.count.Add(int64(len(*c.more) - n))
 }
 
 // lastLocked is the dialog that ended last: the call's end is its end.
@@ -410,8 +440,8 @@ func (c *Call) reportLocked(fx *Effects, d *Dialog, status int) {
 		return
 	}
 	e := Ended{
-		CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.get(ruriText),
-		Source: c.source.unpack(), Backend: c.backend, Began: c.began, Answered: c.answered, At: d.ended, Setup: c.setup,
+		CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.ruri(),
+		Source: c.source.flow().unpack(), Backend: c.backend, Began: c.began, Answered: c.answered, At: d.ended, Setup: c.setupLocked(),
 		Status: status, By: d.by, Reason: d.reason, Mode: d.modeNow(),
 	}
 	if c.answered != 0 {
@@ -429,7 +459,7 @@ func (c *Call) removeLocked() {
 	c.leaveLocked()
 	c.outsideLocked(flow{})
 	c.store.Wheel.Stop(&c.timer)
-	c.store.count.Add(-int64(len(c.more)))
+	c.store.count.Add(-int64(len(c.forks())))
 	c.store.remove(c)
 	if c.saved {
 		c.store.changes.forget(c.id)

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"time"
 
@@ -36,56 +37,62 @@ type Dialog struct {
 	media    Media
 	seq      [2]Sequence // by sender
 	leg      [2]leg
-	born     time.Duration
 	answered time.Duration // t0: when its first 2xx was forwarded
 	copied   time.Duration // when a copy of that 2xx came last
 	expires  time.Duration // se_exp of RFC 4028, 0 = none
 	byeBy    time.Duration // when a BYE must have had its effect; deadline in ending and terminating
 	ended    time.Duration
-	minSE    uint32 // largest Min-SE seen
+	stops    *[2]func() // of our BYEs under way; nil before the first one
+	minSE    uint32     // largest Min-SE seen
 	state    state
 	mode     timers.Mode
 	reason   Reason
 	by       Ender
-	byeFrom  Leg        // in ending
-	dared    uint8      // BYEs that were challenged
-	stops    *[2]func() // of our BYEs under way; nil before the first one
-	noAck    bool       // the ACK never came, both legs live
-	doubted  bool       // the ACK is overdue and the legs were asked
-	bypassed bool       // the caller ignores Record-Route: its requests do not come here
+	byeFrom  Leg   // in ending
+	dared    uint8 // BYEs that were challenged
+	noAck    bool  // the ACK never came, both legs live
+	doubted  bool  // the ACK is overdue and the legs were asked
+	bypassed bool  // the caller ignores Record-Route: its requests do not come here
+	mute     bool  // texts of a leg cannot be kept: no leg is probed on its behalf
 }
 
 // A leg is what is known of one side of a dialog.
 type leg struct {
 	proof     time.Duration // V: last proof that it lives
 	probeAt   time.Duration // next probe, 0 = none
-	blocked   time.Duration // since when the next probe has to wait, 0 = it does not
 	se        uint32        // Session-Expires as the leg believes it, 0 = none
 	invite    uint32        // CSeq number of its INVITE that is not finished
 	allow     uint16        // names
 	supported uint16
+	late      uint16             // seconds for which our own load put the probe off
 	method    timers.ProbeMethod // that worked
 	refused   uint8              // methods that did not, as bits, and challenged
 	last      timers.Class       // of the last probe
 	retries   uint8              // transient failures in a row
 	failures  uint8              // probes in a row without proof
-	late      uint16             // seconds for which our own load put the probe off
 	glares    uint8              // 491s in a row
 	own       uint8              // our requests to it that are not answered
 	open      uint8              // its own requests that may still be on their way
+	blocked   uint8              // how often the next probe had to wait, in a row
 	reoffer   bool               // a re-INVITE of ours is under way
 	refreshes bool               // it believes it is the refresher
 	updates   bool               // it allows UPDATE
 	unsafe    bool               // a re-INVITE may do harm
-	webrtc    bool
-	answers   bool // it answered a request other than UPDATE
-	weak      bool // it gave a weak proof
-	strong    bool // it gave a real one
-	mute      bool // its texts are too long: it is not probed, nor is its peer on its behalf
+	answers   bool               // it answered a request other than UPDATE
+	proven    strength
 	byeDone   bool // in terminating
 	byeSent   bool
 	retried   bool // 422 or 500 to BYE: once
 }
+
+// strength is the best proof of life that a leg gave.
+type strength uint8
+
+const (
+	not strength = iota
+	weakly
+	strongly
+)
 
 // learnLocked notes what a message of a leg says of its abilities.
 func (d *Dialog) learnLocked(l Leg, m *wire.Msg) {
@@ -117,9 +124,13 @@ func (d *Dialog) meetLocked(m *wire.Msg) {
 	if m.First(wire.KindRecordRoute) >= 0 {
 		routes, ok = recordRoutes(m, B, d.call.store.IsOwn)
 	}
-	ok = ok && d.texts.put(textChange{toText, m.Bytes(m.To.Value)}, textChange{contactB, contact}, textChange{routesB, routes})
-	if d.leg[B].mute = !ok; !ok {
-		d.texts.name(d.texts.get(ruriText), m.Bytes(m.To.Tag))
+	ruri := d.texts.ruri()
+	if bytes.Equal(ruri, m.Bytes(m.To.URI)) {
+		ruri = nil
+	}
+	ok = ok && d.texts.put(textChange{ruriText, ruri}, textChange{toText, m.Bytes(m.To.Value)}, textChange{contactB, contact}, textChange{routesB, routes})
+	if d.mute = !ok; !ok {
+		d.texts.name(m.Bytes(m.To.Tag))
 	}
 }
 
@@ -141,7 +152,6 @@ func (d *Dialog) keepsBodies() bool {
 // takes UPDATE, and all of a call that is not probed (spec E.6).
 func (d *Dialog) trimBodies() {
 	for _, l := range [2]Leg{A, B} {
-		d.leg[l].webrtc = d.media.WebRTC(l)
 		needed := d.keepsBodies() && d.mode != timers.ModeN && d.methodLocked(l) == timers.ProbeReinvite
 		d.media.Keep(l.Peer(), needed)
 	}
@@ -205,7 +215,7 @@ func (d *Dialog) isProbed(l Leg) bool {
 	if l == A && !p.ProbeA || l == B && !p.ProbeB {
 		return false
 	}
-	return !d.call.noInject && !d.noAck && !d.bypassed && !d.leg[A].mute && !d.leg[B].mute &&
+	return !d.call.noInject && !d.noAck && !d.bypassed && !d.mute &&
 		!d.seq[l.Peer()].Exhausted() && d.methodLocked(l) != timers.ProbeNone
 }
 
@@ -234,7 +244,7 @@ func (d *Dialog) isCapped() bool {
 	}
 	for _, l := range [2]Leg{A, B} {
 		if p.TTL > 0 && (l == A && p.ProbeA || l == B && p.ProbeB) {
-			if !d.isProbed(l) || d.leg[l].weak && !d.leg[l].strong {
+			if !d.isProbed(l) || d.leg[l].proven == weakly {
 				return true
 			}
 		}

@@ -83,6 +83,17 @@ type flow struct {
 	isSet    bool
 }
 
+// origin is where a call came from, for its record.
+type origin struct {
+	addr  [16]byte
+	port  uint16
+	proto wire.Proto
+}
+
+func (f flow) origin() origin { return origin{f.addr, f.port, f.proto} }
+
+func (o origin) flow() flow { return flow{addr: o.addr, port: o.port, proto: o.proto, isSet: true} }
+
 func packFlow(f Flow) flow {
 	return flow{conn: f.Conn, addr: f.Remote.Addr().As16(), port: f.Remote.Port(), proto: f.Proto, listener: f.Listener, isSet: true}
 }

@@ -1,8 +1,6 @@
 package dialog
 
 import (
-	"unsafe"
-
 	"github.com/sipward/sipward/proxy/wire"
 )
 
@@ -185,7 +183,7 @@ func (m *Media) Size() int {
 	if m.kept == nil {
 		return 0
 	}
-	return int(unsafe.Sizeof(*m.kept)) + cap(m.kept.text)
+	return int(bodiesHead) + len(m.kept.text())
 }
 
 // Amend is an exchange of the edge's own, complete: the peer of l was told that l

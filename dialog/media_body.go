@@ -3,6 +3,7 @@ package dialog
 import (
 	"bytes"
 	"hash/crc32"
+	"unsafe"
 
 	"github.com/sipward/sipward/proxy/wire"
 )
@@ -173,12 +174,23 @@ func sumOf(b Body) uint64 {
 
 // bodies is the texts that are kept, side by side: what A and B sent in the last
 // committed exchange, then their open offers.
+// the texts themselves follow it in the same allocation.
 type bodies struct {
-	text []byte
-	cut  [4]struct {
+	cut [4]struct {
 		sdp  uint16
 		kind uint8 // length of the Content-Type, 0 for the usual one
 	}
+}
+
+const bodiesHead = unsafe.Sizeof(bodies{})
+
+// text is all bodies and types one behind the other.
+func (k *bodies) text() []byte {
+	n := 0
+	for _, c := range k.cut {
+		n += int(c.sdp) + int(c.kind)
+	}
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(k), bodiesHead)), n)
 }
 
 func committedBody(l Leg) int { return int(l) }
@@ -194,7 +206,8 @@ func (k *bodies) body(n int) Body {
 	}
 	kind := at + int(k.cut[n].sdp)
 	end := kind + int(k.cut[n].kind)
-	b := Body{SDP: k.text[at:kind:kind], Type: k.text[kind:end:end]}
+	text := k.text()
+	b := Body{SDP: text[at:kind:kind], Type: text[kind:end:end]}
 	switch {
 	case at == kind:
 		return Body{}
@@ -240,9 +253,10 @@ func (m *Media) setBodies(all *[4]Body) {
 		m.kept = nil
 		return
 	}
-	k := &bodies{text: make([]byte, 0, size)}
+	whole := make([]byte, bodiesHead, int(bodiesHead)+size)
+	k := (*bodies)(unsafe.Pointer(unsafe.SliceData(whole)))
 	for i, b := range all {
-		k.text = append(append(k.text, b.SDP...), b.Type...)
+		whole = append(append(whole, b.SDP...), b.Type...)
 		k.cut[i].sdp, k.cut[i].kind = uint16(len(b.SDP)), uint8(len(b.Type))
 	}
 	m.kept = k

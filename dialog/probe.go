@@ -123,7 +123,7 @@ func (d *Dialog) canProbeBy(l Leg, m timers.ProbeMethod) bool {
 // takesOffersLocked says whether a re-INVITE to a leg does no harm.
 func (d *Dialog) takesOffersLocked(l Leg) bool {
 	x := &d.leg[l]
-	return !x.unsafe && (!x.webrtc || d.call.policy.ReinviteWebRTC) && !d.media.Unknown(l)
+	return !x.unsafe && (!d.media.WebRTC(l) || d.call.policy.ReinviteWebRTC) && !d.media.Unknown(l)
 }
 
 // probeLocked sends the probes that are due.
@@ -183,10 +183,9 @@ func (d *Dialog) mayProbeLocked(l Leg, m timers.ProbeMethod) bool {
 // neither offer nor answer, if the leg takes it.
 func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 	x := &d.leg[l]
-	if x.blocked == 0 {
-		x.blocked = now
-	}
-	if d.state == confirmed && x.own == 0 && now-x.blocked >= d.call.scaled(blockedLong) {
+	x.blocked = saturated(x.blocked)
+	wait := max(d.call.brief(recheck), 10*time.Millisecond)
+	if d.state == confirmed && x.own == 0 && time.Duration(x.blocked-1)*wait >= d.call.scaled(blockedLong) {
 		for _, m := range d.harmless() {
 			if d.leg[l.Peer()].open > 0 && m != timers.ProbeOptionsStale {
 				break // it would be refused for its number if ours came first
@@ -197,7 +196,7 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 			}
 		}
 	}
-	x.probeAt = now + max(d.call.brief(recheck), 10*time.Millisecond)
+	x.probeAt = now + wait
 	return timers.ProbeNone
 }
 
@@ -230,7 +229,7 @@ func (d *Dialog) sendProbeLocked(fx *Effects, l Leg, m timers.ProbeMethod, now t
 	}
 	draft, ok := d.composeLocked(l, method, n, m, "", body)
 	if !ok {
-		d.leg[l].mute = true
+		d.mute = true
 		x.probeAt = 0
 		fx.Notes = append(fx.Notes, Note{Kind: Untracked, CallID: d.texts.get(callID), Leg: l})
 		return
@@ -313,9 +312,9 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		x.liveLocked(now)
 		x.answers = x.answers || a.Probe != timers.ProbeUpdate
 		if isWeak(a.Probe, meaning) {
-			x.weak = true
+			x.proven = max(x.proven, weakly)
 		} else {
-			x.strong = true
+			x.proven = strongly
 		}
 	} else {
 		x.failures = saturated(x.failures)

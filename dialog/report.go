@@ -54,8 +54,8 @@ func (c *Call) Report() Report {
 		}
 	}
 	r := Report{
-		ID: c.id, CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.get(ruriText),
-		Source: c.source.unpack(), Backend: c.backend, State: d.state.String(), Mode: d.modeNow(),
+		ID: c.id, CallID: d.texts.get(callID), From: d.texts.get(fromText), To: d.texts.get(toText), RURI: d.texts.ruri(),
+		Source: c.source.flow().unpack(), Backend: c.backend, State: d.state.String(), Mode: d.modeNow(),
 		Began: c.began, Answered: c.answered, Dialogs: n,
 	}
 	if d.answered == 0 {

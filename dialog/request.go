@@ -322,7 +322,7 @@ func (d *Dialog) retargetLocked(l Leg, contact []byte) {
 		return
 	}
 	if !d.texts.put(textChange{contactOf(l), contact}) {
-		d.leg[l].mute = true
+		d.mute = true
 	}
 }
 
@@ -404,7 +404,7 @@ func (t *Tx) succeededLocked(m *wire.Msg, now time.Duration) {
 		t.insert = g.InsertSE
 		d.agreeLocked(g, from, now)
 	}
-	d.leg[from].strong, d.leg[to].strong = true, true
+	d.leg[from].proven, d.leg[to].proven = strongly, strongly
 	d.scheduleLocked(now)
 }
 

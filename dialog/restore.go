@@ -48,11 +48,11 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 		return false
 	}
 	c.invite = in.u32()
-	c.source = in.flow()
+	c.source = in.flow().origin()
 	outside := in.flow()
 	backend := in.u32()
 	c.answered = in.time()
-	c.setup = time.Duration(in.int())
+	c.setup = in.u32()
 	c.tagAt = uint16(in.uint(maxText))
 	c.tagLen = uint16(in.uint(maxText))
 	c.outer = Leg(in.uint(uint64(B)))
@@ -62,7 +62,7 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 		d := &c.first
 		if i > 0 {
 			d = &Dialog{call: c}
-			c.more = append(c.more, d)
+			c.addFork(d)
 		}
 		in.dialog(d)
 		if int(c.tagAt)+int(c.tagLen) > len(d.texts.get(fromText)) {
@@ -145,7 +145,7 @@ func (s *Store) place(id ID, c *Call) bool {
 	}
 	e.gen, e.call = id.gen(), c
 	c.id = id
-	s.count.Add(1 + int64(len(c.more)))
+	s.count.Add(1 + int64(len(c.forks())))
 	return true
 }
 

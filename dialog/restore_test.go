@@ -73,16 +73,17 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 		kept, lost string
 	}{
 		{reflect.TypeFor[Call](), "policy began invite first more source outside backend answered setup tagAt tagLen outer noInject reported",
-			"store id timer mu armed ask forwarded duty seated gaveUp marked saved done"},
-		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed",
-			"call key born copied stops doubted"},
-		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe webrtc answers weak strong mute byeDone",
+			"store id timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
+		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute",
+			"call key copied stops doubted"},
+		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
 			"probeAt blocked invite last retries failures late glares own open reoffer byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},
 		{reflect.TypeFor[epoch](), "first delta", "opened"},
 		{reflect.TypeFor[Media](), "side kept", ""},
 		{reflect.TypeFor[sender](), "sum invite within is keep", "next may"},
 		{reflect.TypeFor[transaction](), "cseq state asks later", "spoilt"},
+		{reflect.TypeFor[origin](), "addr port proto", ""},
 		{reflect.TypeFor[flow](), "conn addr port proto listener isSet", ""},
 	} {
 		known := strings.Fields(test.kept + " " + test.lost)
@@ -562,7 +563,7 @@ func TestAnyHistoryIsKept(t *testing.T) {
 				t.Fatalf("seed %d: %v is probed by %v, was by %v", seed, leg, is.methodLocked(leg), was.methodLocked(leg))
 			}
 		}
-		if string(was.texts.b) != string(is.texts.b) || was.mode != is.mode {
+		if string(was.texts.all()) != string(is.texts.all()) || was.mode != is.mode {
 			t.Fatalf("seed %d: %+v, was %+v", seed, is, was)
 		}
 		once, _ := n.call.AppendState(nil, n.wall)

@@ -23,7 +23,7 @@ type Sequence struct {
 	// Numbers of the endpoint below the first epoch have base added, those of an
 	// epoch its delta. Numbers above hiIn go on after hiOut: requests of ours since
 	// hiIn cost no epoch until the endpoint goes on too.
-	epochs []epoch
+	epochs *epochs
 	base   uint32
 
 	loIn   uint32 // numbers below it cannot be told from ours any more, or are none of this dialog
@@ -31,6 +31,29 @@ type Sequence struct {
 	hiOut  uint32 // highest sent on, ours included
 	opened uint32 // when the first of ours after hiIn was sent; see epoch
 	seen   bool   // the endpoint sent something: hiIn is valid
+}
+
+// epochs are few, and most directions never have one.
+type epochs struct {
+	n  int
+	of [maxEpochs]epoch
+}
+
+// list are the epochs, the oldest first.
+func (s *Sequence) list() []epoch {
+	if s.epochs == nil {
+		return nil
+	}
+	return s.epochs.of[:s.epochs.n]
+}
+
+// add begins an epoch; Inject has made room for it.
+func (s *Sequence) add(e epoch) {
+	if s.epochs == nil {
+		s.epochs = new(epochs)
+	}
+	s.epochs.of[s.epochs.n] = e
+	s.epochs.n++
 }
 
 // epoch holds for the endpoint's numbers from first to the next epoch.
@@ -52,7 +75,7 @@ func (s *Sequence) Pass(c uint32) uint32 {
 		s.begin(c)
 	case c > s.hiIn:
 		if s.isAhead() {
-			s.epochs = append(s.epochs, epoch{first: s.hiIn + 1, delta: s.hiOut - s.hiIn, opened: s.opened})
+			s.add(epoch{first: s.hiIn + 1, delta: s.hiOut - s.hiIn, opened: s.opened})
 		}
 		s.hiIn = c
 	}
@@ -84,8 +107,9 @@ func (s *Sequence) delta(c uint32) uint32 {
 	if c > s.hiIn && s.isAhead() {
 		return s.hiOut - s.hiIn
 	}
-	for i := len(s.epochs) - 1; i >= 0; i-- {
-		if e := &s.epochs[i]; e.first <= c {
+	all := s.list()
+	for i := len(all) - 1; i >= 0; i-- {
+		if e := &all[i]; e.first <= c {
 			return e.delta
 		}
 	}
@@ -100,8 +124,8 @@ func (s *Sequence) isAhead() bool {
 
 // newest is the delta of hiIn.
 func (s *Sequence) newest() uint32 {
-	if n := len(s.epochs); n > 0 {
-		return s.epochs[n-1].delta
+	if all := s.list(); len(all) > 0 {
+		return all[len(all)-1].delta
 	}
 	return s.base
 }
@@ -116,8 +140,8 @@ func (s *Sequence) Inject(now, young time.Duration) (o uint32, ok bool) {
 		return 0, false
 	}
 	if !s.isAhead() {
-		if len(s.epochs) == maxEpochs {
-			oldest := s.epochs[0]
+		if all := s.list(); len(all) == maxEpochs {
+			oldest := all[0]
 			if now-time.Duration(oldest.opened)*time.Second < young {
 				return 0, false
 			}
@@ -136,7 +160,7 @@ func (s *Sequence) Skip(n uint32, now time.Duration) {
 		return
 	}
 	if !s.isAhead() {
-		if len(s.epochs) == maxEpochs {
+		if len(s.list()) == maxEpochs {
 			s.dropOldest()
 		}
 		s.opened = upToSecond(now)
@@ -147,15 +171,16 @@ func (s *Sequence) Skip(n uint32, now time.Duration) {
 // renew makes all epochs as young as they can be: their age is not known.
 func (s *Sequence) renew(now time.Duration) {
 	s.opened = upToSecond(now)
-	for i := range s.epochs {
-		s.epochs[i].opened = s.opened
+	for i := range s.list() {
+		s.epochs.of[i].opened = s.opened
 	}
 }
 
 func (s *Sequence) dropOldest() {
-	oldest := s.epochs[0]
-	s.base, s.loIn = oldest.delta, oldest.first
-	s.epochs = append(s.epochs[:0], s.epochs[1:]...)
+	all := s.list()
+	s.base, s.loIn = all[0].delta, all[0].first
+	copy(all, all[1:])
+	s.epochs.n--
 }
 
 func upToSecond(t time.Duration) uint32 { return uint32((t + time.Second - 1) / time.Second) }
@@ -170,11 +195,12 @@ func (s *Sequence) Back(o uint32) (c uint32, ok bool) {
 	if o == maxCSeq && s.Map(last) == o {
 		return last, true
 	}
-	for i := len(s.epochs) - 1; i >= 0 && o < s.epochs[i].first+s.epochs[i].delta; i-- {
-		last = s.epochs[i].first - 1
+	all := s.list()
+	for i := len(all) - 1; i >= 0 && o < all[i].first+all[i].delta; i-- {
+		last = all[i].first - 1
 		delta = s.base
 		if i > 0 {
-			delta = s.epochs[i-1].delta
+			delta = all[i-1].delta
 		}
 	}
 	if o < delta {
@@ -192,7 +218,7 @@ func (s *Sequence) Plain() bool {
 	if !s.seen {
 		return s.hiOut == 0
 	}
-	return s.base == 0 && len(s.epochs) == 0 && !s.isAhead()
+	return s.base == 0 && len(s.list()) == 0 && !s.isAhead()
 }
 
 // Highest is the highest number sent on, ours included; 0 if there is none.

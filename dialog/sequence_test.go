@@ -273,7 +273,7 @@ func TestSequence(t *testing.T) {
 			d.pass(last-1, last)
 			d.pass(last, last)
 			d.same(last-3, last-1)
-			if n := len(d.s.epochs); n != 1 {
+			if n := len(d.s.list()); n != 1 {
 				d.t.Error(n, "epochs")
 			}
 		}},
@@ -299,12 +299,12 @@ func TestSequence(t *testing.T) {
 			for o := range uint32(1000) {
 				d.inject(2 + o)
 			}
-			if cap(d.s.epochs) != 0 {
+			if cap(d.s.list()) != 0 {
 				d.t.Error("an epoch before there is a number in it")
 			}
 			d.pass(2, 1002)
-			if len(d.s.epochs) != 1 {
-				d.t.Error(len(d.s.epochs), "epochs")
+			if len(d.s.list()) != 1 {
+				d.t.Error(len(d.s.list()), "epochs")
 			}
 		}},
 		{"four young epochs postpone the fifth", StartedAt(1), func(d *side) {
@@ -581,8 +581,8 @@ func (m *model) look(pick uint32) {
 	if want := m.plain && m.since == 0; m.s.Plain() != want {
 		m.t.Fatalf("plain: %v, want %v", m.s.Plain(), want)
 	}
-	if len(m.s.epochs) > maxEpochs || cap(m.s.epochs) > maxEpochs {
-		m.t.Fatalf("%d epochs, room for %d", len(m.s.epochs), cap(m.s.epochs))
+	if len(m.s.list()) > maxEpochs || cap(m.s.list()) > maxEpochs {
+		m.t.Fatalf("%d epochs, room for %d", len(m.s.list()), cap(m.s.list()))
 	}
 	if n := len(m.log); n > 0 {
 		c := m.log[pick%uint32(n)]

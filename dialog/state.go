@@ -43,11 +43,11 @@ func (c *Call) appendStateLocked(dst []byte, wall func(time.Duration) time.Time)
 	e.policy(c.policy)
 	e.int(wall(c.began).UnixMicro())
 	e.uint(uint64(c.invite))
-	e.flow(c.source)
+	e.flow(c.source.flow())
 	e.flow(c.outside)
 	e.uint(uint64(c.backend))
 	e.time(c.answered)
-	e.int(int64(c.setup))
+	e.uint(uint64(c.setup))
 	e.uint(uint64(c.tagAt))
 	e.uint(uint64(c.tagLen))
 	e.uint(uint64(c.outer))
@@ -136,7 +136,7 @@ func (e *encoder) dialog(d *Dialog) {
 	e.uint(uint64(d.by))
 	e.uint(uint64(d.byeFrom))
 	e.uint(uint64(d.dared))
-	e.flags(d.noAck, d.bypassed)
+	e.flags(d.noAck, d.bypassed, d.mute)
 	e.uint(uint64(d.minSE))
 	for _, t := range [...]time.Duration{d.answered, d.expires, d.byeBy, d.ended} {
 		e.time(t)
@@ -158,7 +158,8 @@ func (e *encoder) leg(x *leg, names *names) {
 	e.bytes([]byte(names.get(x.supported)))
 	e.uint(uint64(x.method))
 	e.uint(uint64(x.refused))
-	e.flags(x.refreshes, x.updates, x.unsafe, x.webrtc, x.answers, x.weak, x.strong, x.mute, x.byeDone)
+	e.uint(uint64(x.proven))
+	e.flags(x.refreshes, x.updates, x.unsafe, x.answers, x.byeDone)
 }
 
 func (e *encoder) sequence(s *Sequence) {
@@ -166,8 +167,8 @@ func (e *encoder) sequence(s *Sequence) {
 	for _, n := range [...]uint32{s.base, s.loIn, s.hiIn, s.hiOut} {
 		e.uint(uint64(n))
 	}
-	e.uint(uint64(len(s.epochs)))
-	for _, p := range s.epochs {
+	e.uint(uint64(len(s.list())))
+	for _, p := range s.list() {
 		e.uint(uint64(p.first))
 		e.uint(uint64(p.delta))
 	}
@@ -334,7 +335,7 @@ func (r *decoder) dialog(d *Dialog) {
 	d.by = Ender(r.uint(uint64(Edge)))
 	d.byeFrom = Leg(r.uint(uint64(B)))
 	d.dared = uint8(r.uint(math.MaxUint8))
-	r.flags(&d.noAck, &d.bypassed)
+	r.flags(&d.noAck, &d.bypassed, &d.mute)
 	d.minSE = r.u32()
 	for _, t := range [...]*time.Duration{&d.answered, &d.expires, &d.byeBy, &d.ended} {
 		*t = r.time()
@@ -363,7 +364,8 @@ func (r *decoder) leg(x *leg, names *names) {
 	x.supported = names.intern(r.bytes(maxNameLen))
 	x.method = r.method()
 	x.refused = uint8(r.uint(math.MaxUint8))
-	r.flags(&x.refreshes, &x.updates, &x.unsafe, &x.webrtc, &x.answers, &x.weak, &x.strong, &x.mute, &x.byeDone)
+	x.proven = strength(r.uint(uint64(strongly)))
+	r.flags(&x.refreshes, &x.updates, &x.unsafe, &x.answers, &x.byeDone)
 }
 
 func (r *decoder) sequence(s *Sequence) {
@@ -372,7 +374,7 @@ func (r *decoder) sequence(s *Sequence) {
 		*n = r.u32()
 	}
 	for range r.uint(maxEpochs) {
-		s.epochs = append(s.epochs, epoch{first: r.u32(), delta: r.u32()})
+		s.add(epoch{first: r.u32(), delta: r.u32()})
 	}
 }
 

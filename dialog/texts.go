@@ -1,6 +1,11 @@
 package dialog
 
-import "slices"
+import (
+	"slices"
+	"unsafe"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
 
 // field names one text of a dialog.
 type field uint8
@@ -9,7 +14,7 @@ const (
 	callID   field = iota
 	fromText       // the caller's From value, with its tag
 	toText         // the callee's To value, with its tag
-	ruriText       // Request-URI of the INVITE
+	ruriText       // Request-URI of the INVITE, empty where it is the URI of toText
 	contactA       // Contact value of the caller as the callee was shown it
 	contactB       // and the other way round
 	routesA        // Route values of requests to the caller, in order, comma separated
@@ -28,11 +33,15 @@ const (
 // through: the caller could not be sent a BYE.
 const MaxTag = 512
 
-// texts keeps all header texts of a dialog in one allocation.
+// texts keeps all header texts of a dialog in one allocation, which is never changed
+// but replaced.
 type texts struct {
-	b   []byte
-	end [numFields]uint16
+	start *byte
+	end   [numFields]uint16
 }
+
+// all is the texts one behind the other.
+func (t *texts) all() []byte { return unsafe.Slice(t.start, t.end[numFields-1]) }
 
 // get is the text of a field; it is valid until the next put.
 func (t *texts) get(f field) []byte {
@@ -40,7 +49,7 @@ func (t *texts) get(f field) []byte {
 	if f > 0 {
 		start = t.end[f-1]
 	}
-	return t.b[start:t.end[f]:t.end[f]]
+	return t.all()[start:t.end[f]:t.end[f]]
 }
 
 // textChange is a new value of one field.
@@ -53,15 +62,24 @@ type textChange struct {
 // become longer than they may.
 func (t *texts) put(changes ...textChange) bool { return t.putUpTo(maxText, changes) }
 
-// name puts the callee's tag with a URI in place of a value that is too long to be
-// kept: the caller knows the dialog by the tag (RFC 3261 12.2.2).
-func (t *texts) name(uri, tag []byte) {
-	v := append(append(append([]byte{'<'}, uri...), ">;tag="...), tag...)
+// ruri is the Request-URI of the INVITE.
+func (t *texts) ruri() []byte {
+	if v := t.get(ruriText); len(v) > 0 {
+		return v
+	}
+	uri, _, _ := wire.NameAddrURI(t.get(toText))
+	return uri
+}
+
+// name puts the callee's tag with the Request-URI in place of a value that is too long
+// to be kept: the caller knows the dialog by the tag (RFC 3261 12.2.2).
+func (t *texts) name(tag []byte) {
+	v := append(append(append([]byte{'<'}, t.ruri()...), ">;tag="...), tag...)
 	t.putUpTo(2*maxText+2*MaxTag, []textChange{{toText, v}})
 }
 
 func (t *texts) putUpTo(limit int, changes []textChange) bool {
-	size, isSame := len(t.b), true
+	size, isSame := len(t.all()), true
 	for _, c := range changes {
 		size += len(c.value) - len(t.get(c.field))
 		isSame = isSame && slices.Equal(c.value, t.get(c.field))
@@ -72,7 +90,8 @@ func (t *texts) putUpTo(limit int, changes []textChange) bool {
 	if size > limit {
 		return false
 	}
-	n := texts{b: make([]byte, 0, size)}
+	var n texts
+	all := make([]byte, 0, size)
 	for f := range numFields {
 		v := t.get(f)
 		for _, c := range changes {
@@ -80,9 +99,10 @@ func (t *texts) putUpTo(limit int, changes []textChange) bool {
 				v = c.value
 			}
 		}
-		n.b = append(n.b, v...)
-		n.end[f] = uint16(len(n.b))
+		all = append(all, v...)
+		n.end[f] = uint16(len(all))
 	}
+	n.start = unsafe.SliceData(all)
 	*t = n
 	return true
 }

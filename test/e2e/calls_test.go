@@ -4,6 +4,8 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -271,4 +273,83 @@ func wholeCall(t *testing.T, edge *siptest.Edge, callID, reason string, wants ..
 	if found != len(wants) || ends != 1 {
 		t.Errorf("the log of %s has no %q after the %d before; %d ends", callID, wants[min(found, len(wants)-1)], found, ends)
 	}
+}
+
+// TestNothingIsLeftOfManyCalls: calls that end in every way there is, at random, hundreds a
+// second. Afterwards the edge knows of none, each has one record, and the figures add up.
+func TestNothingIsLeftOfManyCalls(t *testing.T) {
+	rate, total := 500, 5000
+	if siptest.Race {
+		rate, total = 80, 800
+	}
+	const why = "no_timer_call_duration"
+	records := filepath.Join(t.TempDir(), "calls")
+	nodes := []*siptest.Answerer{newAnswerer(t, "one", nodeA), newAnswerer(t, "two", nodeB)}
+	addr := freeAddr(t)
+	edge := siptest.StartEdge(t, settings{
+		listen: []string{"udp:" + addr.String()}, backends: []string{nodes[0].URI(), nodes[1].URI()}, pool: "    policy: least_calls\n",
+		// Long enough for a loaded machine to let the others hang up before.
+		top: "lab: yes\ntransaction: { t1: 0.1, t2: 0.8, t4: 0.8, timer_b: 6.4 }\ntimers: { session_ttl: 2, min_se: 1, no_timer_call_duration: 10 }\nlog: { requests: no, replies: no }\n" + recordsTo(records, "json"),
+	}.yaml())
+	random := rand.New(rand.NewPCG(3, 4))
+	// The window keeps a machine that is too slow for this rate from being flooded.
+	load := &siptest.Load{Target: addr, Rate: rate, Calls: total, Hold: 500 * time.Millisecond, Window: 50, Ending: func(int) siptest.Ending {
+		if random.IntN(20) == 0 { // few, for each BYE of theirs is sent a dozen times
+			return siptest.BothVanish
+		}
+		return siptest.Ending(random.IntN(int(siptest.BothVanish)))
+	}}
+	calls, err := load.Run(within(t, 2*time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "no call left", func() bool {
+		var left admin.CallList
+		ask(t, edge, &left, "calls", "list", "--limit", "1")
+		return len(left.Calls) == 0
+	})
+	var backends admin.BackendList
+	ask(t, edge, &backends, "backends", "list")
+	for _, b := range backends.Backends {
+		if b.Calls != 0 {
+			t.Errorf("%s still has %d calls", b.Name, b.Calls)
+		}
+	}
+	stats := statsOf(t, edge)
+
+	wants := [siptest.Endings]record{
+		siptest.CallerHangsUp: {Status: 200, EndedBy: "caller", Reason: "bye"},
+		siptest.CalleeHangsUp: {Status: 200, EndedBy: "callee", Reason: "bye"},
+		siptest.CallerCancels: {Status: 487, EndedBy: "caller", Reason: "cancel"},
+		siptest.CalleeRejects: {Status: 486, EndedBy: "callee", Reason: "rejected"},
+		siptest.NobodyHangsUp: {Status: 200, EndedBy: "edge", Reason: why},
+		siptest.BothVanish:    {Status: 200, EndedBy: "edge", Reason: why},
+	}
+	placed := map[string]siptest.Ending{}
+	ended, answered := map[string]uint64{}, 0
+	for _, c := range calls {
+		placed[c.CallID] = c.Ending
+		ended[wants[c.Ending].Reason]++
+		if wants[c.Ending].Status == 200 {
+			answered++
+		}
+	}
+	if len(placed) != total || stats.Concurrent != 0 || stats.Ringing != 0 || len(stats.Modes) != 0 || stats.Attempts != uint64(total) || stats.Answered != uint64(answered) || !maps.Equal(stats.Ended, ended) {
+		t.Errorf("%d calls, %d answered, ended %v; the edge says %+v", len(placed), answered, ended, stats)
+	}
+	edge.Stop() // everything is written
+	seen, bad := map[string]bool{}, 0
+	for _, r := range recordsOf(t, records, total) {
+		ending, known := placed[r.CallID]
+		want := wants[ending]
+		if known && !seen[r.CallID] && r.Status == want.Status && r.EndedBy == want.EndedBy && r.Reason == want.Reason &&
+			(r.Reason != why || r.Duration >= 10) && (r.Status == 200) == !r.Answer.IsZero() {
+			seen[r.CallID] = true
+			continue
+		}
+		if bad++; bad < 10 {
+			t.Errorf("%s call, seen before %v: %+v", ending, seen[r.CallID], r)
+		}
+	}
+	t.Logf("%d calls: %v", total, ended)
 }

@@ -12,21 +12,48 @@ import (
 )
 
 // Load places calls over UDP at a fixed rate, each with the messages of an ordinary call:
-// INVITE, 200, ACK, a hold time, BYE, 200. It retransmits as RFC 3261 17.1 says. It is open
-// loop: a slow answer delays no later call.
+// INVITE, 200, ACK, a hold time, BYE, 200. It retransmits as RFC 3261 17.1 says. Without a
+// Window it is open loop: a slow answer delays no later call.
 type Load struct {
 	Target netip.AddrPort
 	Rate   int           // calls per second
 	Calls  int           // in all; 0 = until ctx ends
 	Hold   time.Duration // from ACK to BYE
 	Domain string        // of the Request-URI; default siptest.example
+	Window int           // no new call while so many begin or end; 0 = no limit
+
+	// Ending says how call n ends; the default is CallerHangsUp. The other ones need an Answerer.
+	Ending func(n int) Ending
 
 	udp   *net.UDPConn
 	wake  chan struct{} // one token: an answer has changed what is due
 	mu    sync.Mutex    // guards what follows, and the calls in it
 	calls map[string]*LoadCall
 	order []*LoadCall
+	idle  map[string]*LoadCall // calls that only wait for a BYE: nothing is due in them
+	gone  map[string]bool      // calls whose caller vanished
 }
+
+// Ending is how a call ends.
+type Ending uint8
+
+// The endings of calls.
+const (
+	CallerHangsUp Ending = iota
+	CalleeHangsUp
+	CallerCancels
+	CalleeRejects // with 486
+	NobodyHangsUp // both wait for a BYE of somebody in between
+	BothVanish    // neither answers anything after the ACK
+	Endings       // how many there are
+)
+
+// endingHeader tells the Answerer the ending. In an ACK it says that its time has come.
+const endingHeader = "X-Ending"
+
+var endingWords = [Endings]string{"caller", "callee", "cancel", "reject", "nobody", "vanish"}
+
+func (e Ending) String() string { return endingWords[e] }
 
 // LoadCall is one call of a Load.
 type LoadCall struct {
@@ -36,7 +63,8 @@ type LoadCall struct {
 	Took    time.Duration // from the first INVITE to its final answer
 	Tag     string        // To tag of the answer: says which node it was
 	ByeCode int           // final code of the BYE, 0 if none came or none was sent
-	Resent  int           // INVITEs and BYEs sent more than once
+	Resent  int           // requests sent more than once
+	Ending  Ending
 
 	number int
 	branch string
@@ -56,6 +84,7 @@ const (
 	inviting loadState = iota
 	ringing
 	talking
+	awaiting // a BYE
 	leaving
 	over
 )
@@ -70,7 +99,8 @@ func (l *Load) Run(ctx context.Context) ([]*LoadCall, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.udp, l.calls, l.wake = udp, make(map[string]*LoadCall), make(chan struct{}, 1)
+	l.udp, l.calls, l.wake, l.gone = udp, make(map[string]*LoadCall), make(chan struct{}, 1), make(map[string]bool)
+	l.idle = make(map[string]*LoadCall)
 	var reader sync.WaitGroup
 	reader.Go(l.read)
 	err = l.drive(ctx)
@@ -83,7 +113,7 @@ func (l *Load) Run(ctx context.Context) ([]*LoadCall, error) {
 func (l *Load) drive(ctx context.Context) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	started, placed := time.Now(), 0
+	started, placed, busy := time.Now(), 0, 0
 	var ending time.Time
 	done := ctx.Done()
 	stopped := false
@@ -100,14 +130,16 @@ func (l *Load) drive(ctx context.Context) error {
 			want = min(want, l.Calls)
 		}
 		if !stopped {
-			for ; placed < want; placed++ {
+			for ; placed < want && (l.Window == 0 || busy < l.Window); placed++ {
+				busy++
 				if err := l.place(placed, now); err != nil {
 					return err
 				}
 			}
 		}
-		open, err := l.service(now)
-		if err != nil {
+		var open int
+		var err error
+		if open, busy, err = l.service(now); err != nil {
 			return err
 		}
 		all := stopped || (l.Calls > 0 && placed >= l.Calls)
@@ -124,6 +156,9 @@ func (l *Load) place(n int, now time.Time) error {
 	c := &LoadCall{
 		CallID: Unique("l"), Began: now, number: n, branch: "z9hG4bK" + Unique("b"),
 		due: now.Add(t1), wait: t1, giveUp: now.Add(64 * t1),
+	}
+	if l.Ending != nil {
+		c.Ending = l.Ending(n)
 	}
 	l.mu.Lock()
 	l.calls[c.CallID] = c
@@ -150,6 +185,9 @@ func (l *Load) request(c *LoadCall, method, uri, branch, to string, cseq int) []
 	}
 	fmt.Fprintf(&b, "Max-Forwards: 70\r\nFrom: <sip:load%d@%s>;tag=%s\r\nTo: %s\r\nCall-ID: %s\r\nCSeq: %d %s\r\nContact: <sip:load@%s>\r\n",
 		c.number, l.Domain, c.CallID, to, c.CallID, cseq, method, at)
+	if method == "INVITE" || method == "ACK" && c.state == awaiting {
+		fmt.Fprintf(&b, "%s: %s\r\n", endingHeader, c.Ending)
+	}
 	body := ""
 	if method == "INVITE" {
 		body = sessionDescription
@@ -159,8 +197,9 @@ func (l *Load) request(c *LoadCall, method, uri, branch, to string, cseq int) []
 	return b.Bytes()
 }
 
-// service sends what is due and counts the calls that are not over.
-func (l *Load) service(now time.Time) (open int, err error) {
+// service sends what is due and counts the calls that are not over, and of these the busy ones,
+// which do not just talk.
+func (l *Load) service(now time.Time) (open, busy int, err error) {
 	var out [][]byte
 	l.mu.Lock()
 	for _, c := range l.calls {
@@ -185,22 +224,54 @@ func (l *Load) service(now time.Time) (open int, err error) {
 			}
 		case talking:
 			if now.After(c.due) {
-				c.state = leaving
-				c.bye = l.request(c, "BYE", c.target, "z9hG4bK"+Unique("b"), c.to, 2)
-				c.wait, c.due, c.giveUp = t1, now.Add(t1), now.Add(64*t1)
+				out = append(out, l.part(c, now)...)
+			}
+		case awaiting:
+			if now.After(c.giveUp) {
+				c.state = over
+				continue
+			}
+			if now.After(c.due) {
+				c.Resent++
+				c.due = now.Add(t1)
 				out = append(out, c.bye)
 			}
 		case ringing:
 		}
-		open++
+		if open++; c.state != talking {
+			busy++
+		}
 	}
+	open += len(l.idle)
 	l.mu.Unlock()
 	for _, b := range out {
 		if err := l.send(b); err != nil {
-			return open, err
+			return open, busy, err
 		}
 	}
-	return open, nil
+	return open, busy, nil
+}
+
+// part ends the talking of a call; l.mu is held.
+func (l *Load) part(c *LoadCall, now time.Time) (out [][]byte) {
+	c.wait, c.due, c.giveUp = t1, now.Add(t1), now.Add(64*t1)
+	switch c.Ending {
+	case BothVanish:
+		c.state = over
+		l.gone[c.CallID] = true
+		return nil
+	case NobodyHangsUp:
+		delete(l.calls, c.CallID)
+		l.idle[c.CallID] = c
+		return nil
+	case CalleeHangsUp: // an ACK is what the Answerer can be told by; copies ask for copies of its BYE
+		c.state = awaiting
+		c.bye = l.request(c, "ACK", c.target, "z9hG4bK"+Unique("b"), c.to, 1)
+	default:
+		c.state = leaving
+		c.bye = l.request(c, "BYE", c.target, "z9hG4bK"+Unique("b"), c.to, 2)
+	}
+	return [][]byte{c.bye}
 }
 
 func (l *Load) read() {
@@ -211,17 +282,34 @@ func (l *Load) read() {
 			return
 		}
 		m := &Message{Data: bytes.Clone(buf[:n])}
+		var out []byte
 		if status := m.Status(); status != 0 {
-			out := l.answered(m, status, time.Now())
-			select {
-			case l.wake <- struct{}{}:
-			default:
-			}
-			if out != nil {
-				_ = l.send(out) // a lost ACK is asked for again
-			}
+			out = l.answered(m, status, time.Now())
+		} else {
+			out = l.asked(m)
+		}
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+		if out != nil {
+			_ = l.send(out) // what is lost is asked for again
 		}
 	}
+}
+
+// asked answers a request, which is a BYE.
+func (l *Load) asked(m *Message) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone[m.CallID()] {
+		return nil
+	}
+	if c := l.calls[m.CallID()]; c != nil && m.Method() == "BYE" {
+		c.state = over
+	}
+	delete(l.idle, m.CallID())
+	return Respond(m, 200, "OK", "").Bytes()
 }
 
 func (l *Load) answered(m *Message, status int, now time.Time) []byte {
@@ -236,6 +324,13 @@ func (l *Load) answered(m *Message, status int, now time.Time) []byte {
 		if status < 200 {
 			if c.state == inviting {
 				c.state = ringing
+			}
+			if c.state == ringing && status > 100 && c.Ending == CallerCancels {
+				c.state = leaving
+				c.wait, c.due, c.giveUp = t1, now.Add(t1), now.Add(64*t1)
+				uri := "sip:" + strconv.Itoa(1000+c.number) + "@" + l.Domain
+				c.bye = l.request(c, "CANCEL", uri, c.branch, "<"+uri+">", 1)
+				return c.bye
 			}
 			return nil
 		}
@@ -263,8 +358,8 @@ func (l *Load) answered(m *Message, status int, now time.Time) []byte {
 	return nil
 }
 
-// Answerer is a callee for Load: UDP, no state, every INVITE gets 180 and 200 at once (or a
-// fixed code), every other request 200. Its tag is its name.
+// Answerer is a callee for Load: UDP, every INVITE gets 180 and 200 at once (or a fixed code, or
+// what the ending asks for), every other request 200. Its tag is its name.
 type Answerer struct {
 	name   string
 	at     netip.AddrPort
@@ -277,11 +372,12 @@ type Answerer struct {
 	counts map[string]int
 	seen   map[string]bool
 	order  []string
+	open   map[string]*Message // INVITEs whose ending is not the caller's
 }
 
 // NewAnswerer opens the socket; port 0 takes a free one.
 func NewAnswerer(name string, at netip.AddrPort) (*Answerer, error) {
-	a := &Answerer{name: name, at: at, code: 200, counts: make(map[string]int), seen: make(map[string]bool)}
+	a := &Answerer{name: name, at: at, code: 200, counts: make(map[string]int), seen: make(map[string]bool), open: make(map[string]*Message)}
 	return a, a.Start()
 }
 
@@ -384,7 +480,26 @@ func (a *Answerer) answers(m *Message) [][]byte {
 		a.seen[id] = true
 		a.order = append(a.order, id)
 	}
+	ending := m.Get(endingHeader)
+	if method == "INVITE" && ending != "" && ending != CallerHangsUp.String() {
+		a.open[m.CallID()] = m
+	}
+	invite := a.open[m.CallID()]
 	a.mu.Unlock()
+	if invite != nil {
+		switch is := invite.Get(endingHeader); {
+		case method == "ACK" && ending == CalleeHangsUp.String():
+			return [][]byte{a.bye(invite)}
+		case method == "INVITE" && is == CalleeRejects.String():
+			code = 486
+		case method == "INVITE" && is == CallerCancels.String():
+			return [][]byte{Respond(m, 180, "Ringing", a.name).Bytes()}
+		case method == "CANCEL" && is == CallerCancels.String():
+			return [][]byte{Respond(invite, 487, "Request Terminated", a.name).Bytes(), Respond(m, 200, "OK", a.name).Bytes()}
+		case method != "INVITE" && is == BothVanish.String():
+			return nil
+		}
+	}
 	switch {
 	case mute || method == "ACK":
 		return nil
@@ -398,4 +513,14 @@ func (a *Answerer) answers(m *Message) [][]byte {
 		}
 	}
 	return [][]byte{Respond(m, 200, "OK", a.name).Bytes()}
+}
+
+// bye is the BYE of the callee, the same every time.
+func (a *Answerer) bye(invite *Message) []byte {
+	m := Request("BYE", AddrURI(invite.Get("Contact"))).Prepend("Via", "SIP/2.0/UDP "+a.at.String()+";branch=z9hG4bKbye"+invite.CallID()).
+		Set("From", invite.Get("To")+";tag="+a.name).Set("To", invite.Get("From")).Set("Call-ID", invite.CallID())
+	for _, r := range invite.Values("Record-Route") {
+		m.Add("Route", r)
+	}
+	return m.Bytes()
 }

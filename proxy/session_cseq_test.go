@@ -573,7 +573,6 @@ type uaRequest struct {
 	until    time.Duration
 	invite   bool // a client's INVITE
 	reliable int  // RSeq of the 183 that waits for its PRACK, 0 = none
-	acked    bool
 	answerAt time.Duration
 }
 

@@ -89,7 +89,7 @@ func (t *talk) refreshes(side int, method, lines, answer string) (there, back []
 	return there, back
 }
 
-// call is the call of the talk as an operator sees it.
+// info is the call of the talk as an operator sees it.
 func (t *talk) info() CallInfo {
 	t.Helper()
 	all := t.e.Calls(CallFilter{CallID: t.id})
@@ -108,8 +108,6 @@ func (t *talk) view() string {
 	}
 	return strings.Join(all, ", ")
 }
-
-const allowAll = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, INFO\n"
 
 // negotiations are table B of the specification with the bytes that both sides see.
 // Where a refresh request carries the same header fields within the dialog, the same

@@ -249,6 +249,9 @@ func (c *Call) Abandon() {
 			c.reported = true
 			c.store.stats.abandoned()
 		}
+		for d := range c.dialogs {
+			c.forgetLocked(d, 0)
+		}
 		c.removeLocked()
 	}
 }
@@ -332,7 +335,7 @@ func (c *Call) forkLocked(isFirstAnswer bool, now time.Duration) *Dialog {
 	d := &Dialog{call: c, texts: f.texts}
 	d.texts.put(textChange{ruriText, f.texts.ruri()}, textChange{toText, nil}, textChange{contactB, nil}, textChange{routesB, nil})
 	d.seq[A] = StartedAt(c.invite)
-	d.leg[A] = leg{allow: f.leg[A].allow, supported: f.leg[A].supported, updates: f.leg[A].updates}
+	d.leg[A] = leg{allow: c.store.names.share(f.leg[A].allow), supported: c.store.names.share(f.leg[A].supported), updates: f.leg[A].updates}
 	d.media = f.media.Fork() // the caller's offer is made to every callee
 	c.addFork(d)
 	return d
@@ -351,6 +354,7 @@ func (c *Call) dropOldestLocked(now time.Duration) bool {
 		return false
 	}
 	c.forgetLocked((*c.more)[oldest], now)
+	(*c.more)[oldest].releaseLocked()
 	*c.more = slices.Delete(*c.more, oldest, oldest+1)
 	return true
 }
@@ -414,7 +418,12 @@ func (c *Call) pruneLocked(now time.Duration) {
 		return
 	}
 	n := len(*c.more)
-	*c.more = slices.DeleteFunc(*c.more, func(d *Dialog) bool { return d.state == over })
+	*c.more = slices.DeleteFunc(*c.more, func(d *Dialog) bool {
+		if d.state == over {
+			d.releaseLocked()
+		}
+		return d.state == over
+	})
 	c.store.count.Add(int64(len(*c.more) - n))
 }
 
@@ -458,6 +467,9 @@ func (c *Call) removeLocked() {
 	c.armed = 0
 	c.leaveLocked()
 	c.outsideLocked(flow{})
+	for d := range c.dialogs {
+		d.releaseLocked()
+	}
 	c.store.Wheel.Stop(&c.timer)
 	c.store.count.Add(-int64(len(c.forks())))
 	c.store.remove(c)

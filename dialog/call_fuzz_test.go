@@ -394,7 +394,7 @@ func playCall(t *testing.T, script []byte) {
 // Random scripts that begin with a call which is answered: they reach what a fuzzer
 // finds late.
 func TestEveryCallEnds(t *testing.T) {
-	n := 30_000
+	n := 10_000
 	if testing.Short() {
 		n = 3_000
 	}

@@ -111,6 +111,12 @@ func TestChallengedAndAbandonedINVITEsLeaveNoRecord(t *testing.T) {
 	for name, end := range map[string]func(*Call, *Effects){
 		"challenge": func(c *Call, fx *Effects) { c.Failure(fx, 401, Callee, NoReason, time.Second) },
 		"abandoned": func(c *Call, _ *Effects) { c.Abandon() },
+		"abandoned while it rang": func(c *Call, _ *Effects) {
+			l := newLab(t)
+			c.Provisional(l.response(B, 180, "x", "INVITE", 1, "", ""), time.Second)
+			c.Provisional(l.response(B, 180, "y", "INVITE", 1, "", ""), time.Second)
+			c.Abandon()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)

@@ -98,14 +98,14 @@ const (
 func (d *Dialog) learnLocked(l Leg, m *wire.Msg) {
 	x, names := &d.leg[l], &d.call.store.names
 	if i := m.First(wire.KindAllow); i >= 0 {
-		if x.allow = names.intern(joined(m, wire.KindAllow)); x.allow != 0 {
+		if x.allow = names.swap(x.allow, joined(m, wire.KindAllow)); x.allow != 0 {
 			x.updates = names.listsUpdate(x.allow)
 		} else {
 			x.updates = m.Lists(wire.KindAllow, "UPDATE")
 		}
 	}
 	if i := m.First(wire.KindSupported); i >= 0 {
-		x.supported = names.intern(joined(m, wire.KindSupported))
+		x.supported = names.swap(x.supported, joined(m, wire.KindSupported))
 	}
 	if n, ok := timers.ParseMinSE(m.Value(wire.KindMinSE)); ok {
 		d.minSE = max(d.minSE, n)

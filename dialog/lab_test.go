@@ -332,6 +332,9 @@ func (l *lab) empty() {
 			l.Errorf("shard %d: %d keys, %d of %d slots free", i, len(sh.byKey), len(sh.free), len(sh.slots))
 		}
 	}
+	if n := len(l.s.names.of); n != 1 {
+		l.Errorf("%d names left", n-1)
+	}
 	for id, n := range l.s.tallies.of {
 		if n.Load() != 0 {
 			l.Errorf("backend %d has %d calls", id, n.Load())

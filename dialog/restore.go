@@ -73,6 +73,9 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 		}
 	}
 	if in.bad || len(in.b) > 0 || c.answered == 0 || c.first.state == none || !r.Store.place(id, c) {
+		for d := range c.dialogs {
+			d.releaseLocked()
+		}
 		return false
 	}
 	c.mu.Lock()

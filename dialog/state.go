@@ -360,8 +360,8 @@ func (r *decoder) dialog(d *Dialog) {
 func (r *decoder) leg(x *leg, names *names) {
 	x.proof = r.time()
 	x.se = r.u32()
-	x.allow = names.intern(r.bytes(maxNameLen))
-	x.supported = names.intern(r.bytes(maxNameLen))
+	x.allow = names.hold(r.bytes(maxNameLen))
+	x.supported = names.hold(r.bytes(maxNameLen))
 	x.method = r.method()
 	x.refused = uint8(r.uint(math.MaxUint8))
 	x.proven = strength(r.uint(uint64(strongly)))

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -278,64 +277,6 @@ func (s *Store) isBuried(key uint64, now time.Duration) bool {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.tombs.until[key] > now
-}
-
-// names interns header values that many endpoints share (Allow, Supported), so
-// that a dialog keeps two bytes of each, and what they list is looked up once.
-// Bounded: what does not fit is not known.
-type names struct {
-	mu  sync.RWMutex
-	of  map[string]uint16
-	all []name
-}
-
-type name struct {
-	text    string
-	updates bool // lists UPDATE
-}
-
-const (
-	maxNames   = 4096
-	maxNameLen = 512
-)
-
-func (n *names) init() { n.of, n.all = map[string]uint16{"": 0}, []name{{}} }
-
-// intern is 0 for what is not kept.
-func (n *names) intern(v []byte) uint16 {
-	if len(v) == 0 || len(v) > maxNameLen {
-		return 0
-	}
-	n.mu.RLock()
-	i, ok := n.of[string(v)]
-	n.mu.RUnlock()
-	if ok {
-		return i
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if i, ok := n.of[string(v)]; ok {
-		return i
-	}
-	if len(n.all) >= maxNames {
-		return 0
-	}
-	i = uint16(len(n.all))
-	n.all = append(n.all, name{string(v), wire.HasToken(v, []byte("UPDATE"))})
-	n.of[string(v)] = i
-	return i
-}
-
-func (n *names) get(i uint16) string {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	return n.all[i].text
-}
-
-func (n *names) listsUpdate(i uint16) bool {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	return n.all[i].updates
 }
 
 // tallies count the calls of each backend. The only writers are Call.seatLocked

@@ -245,6 +245,26 @@ func TestRefresherIsKeptOnEachLeg(t *testing.T) {
 	}
 }
 
+// A 2xx to a probe says how the leg sees its session timer, where it is and what it
+// knows.
+func TestAnswerToAProbeIsLearned(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(timerLines+updateLines+expiresLine, timerLines+updateLines+agreedLines)
+		const contact, allow = "<sip:bob@127.0.0.1:9;x=2>", "INVITE, ACK, CANCEL, BYE, UPDATE, INFO"
+		c.probed(sideB, "UPDATE", 301*time.Second, 200, "Session-Expires: 900;refresher=uas\nContact: "+contact+"\nAllow: "+allow+"\n", "")
+		a, _ := c.probed(sideA, "UPDATE", 4*time.Second, 200, "Session-Expires: 1800;refresher=uas\n", "")
+		if string(a.Value(wire.KindContact)) != contact || string(a.Value(wire.KindAllow)) != allow || string(a.Value(wire.KindSessionExpires)) != "1800;refresher=uas" {
+			t.Errorf("A: %s", a.Buf)
+		}
+		b, _ := c.probed(sideB, "UPDATE", 301*time.Second, 200, "Session-Expires: 900;refresher=uas\nContact: <"+c.target(sideB)+">\n", "")
+		if string(b.Bytes(b.RURI)) != "sip:bob@127.0.0.1:9;x=2" || string(b.Value(wire.KindSessionExpires)) != "900;refresher=uas" {
+			t.Errorf("B: %s", b.Buf)
+		}
+		c.probed(sideA, "UPDATE", 4*time.Second, 200, "Session-Expires: 1800;refresher=uas\n", "")
+		c.hangsUp(sideA)
+	})
+}
+
 // A leg that answers a refresh without Session-Expires has switched its timer off.
 func TestTimerThatALegGaveUpStaysOff(t *testing.T) {
 	inLab(t, 1, withTimers(func(c *config.Timers) { c.OnSEExpiry = "bye" }), func(t *testing.T, l *lab) {
@@ -743,7 +763,7 @@ func TestStaleOptions(t *testing.T) {
 			t.Errorf("INFO was sent on with CSeq %d", got.CSeq)
 		}
 		all = c.runs(4500*time.Second, c.mute(sideA))
-		if end := all[len(all)-1]; end.Method != wire.BYE {
+		if len(all) == 0 || all[len(all)-1].Method != wire.BYE {
 			t.Error(all)
 		}
 		c.gone()

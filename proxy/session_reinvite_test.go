@@ -411,9 +411,13 @@ func TestG29ChangedAnswerIsToldToThePeer(t *testing.T) {
 					t.Errorf("%d lines", n)
 				}
 				c.runs(310*time.Second, reply)
-				got := of(c.runs(610*time.Second, reply), sideB)
+				all = c.runs(610*time.Second, reply)
+				got := of(all, sideB)
 				if len(got) == 0 || title(got[0].Msg) != x.next {
 					t.Fatalf("%v, want %s", got, x.next)
+				}
+				if n := strings.Count(come(of(all, sideA)), "INVITE"); x.next == "INVITE" && n > 1 {
+					t.Errorf("told again: %v", all)
 				}
 				// What was told counts as the callee's SDP from now on.
 				if x.next == "INVITE" && x.caller == reinviteA {
@@ -450,6 +454,26 @@ func TestRefusedSessionMakesAReinviteUnsafe(t *testing.T) {
 			t.Error(come(got))
 		}
 		c.hangsUp(sideA)
+	})
+}
+
+// With nothing else allowed the leg is not asked any more, and the call capped.
+func TestRefusedSessionWithoutAnotherMethod(t *testing.T) {
+	inLab(t, 1, withTimers(func(c *config.Timers) {
+		c.ProbeMethods, c.NoTimerCallDuration = []string{"reinvite"}, 1000e9
+	}), func(t *testing.T, l *lab) {
+		c := l.talks(reinviteA, reinviteB)
+		all := c.runs(1002*time.Second, func(v visit) string {
+			if v.side == sideB && v.Method == wire.INVITE {
+				return c.reply(v.Msg, 488, "", "")
+			}
+			return c.alive(v)
+		})
+		if got := of(all, sideB); come(got) != "INVITE ACK BYE" {
+			t.Error(got)
+		}
+		c.endedBy(all, 1000*time.Second, `Q.850;cause=31;text="max call duration";key=no_timer_call_duration`)
+		c.gone()
 	})
 }
 

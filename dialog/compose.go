@@ -3,6 +3,7 @@ package dialog
 import (
 	"bytes"
 	"strconv"
+	"strings"
 
 	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
@@ -58,6 +59,9 @@ func (d *Dialog) appendAbilities(b []byte, l Leg, probe timers.ProbeMethod) []by
 	}
 	carriesSE := x.se > 0 && (probe == timers.ProbeUpdate || probe == timers.ProbeReinvite)
 	supported := names.get(peer.supported)
+	if probe == timers.ProbeReinvite {
+		supported = without(supported, "100rel")
+	}
 	if carriesSE && !wire.HasToken([]byte(supported), []byte("timer")) {
 		if supported != "" {
 			supported += ", "
@@ -81,6 +85,21 @@ func (d *Dialog) appendAbilities(b []byte, l Leg, probe timers.ProbeMethod) []by
 		b = append(b, "\r\n"...)
 	}
 	return b
+}
+
+// without is a list of option tags without one of them. A re-INVITE of ours must not
+// offer 100rel: there would be no PRACK for a reliable 1xx (RFC 3262 3).
+func without(tags, tag string) string {
+	if !wire.HasToken([]byte(tags), []byte(tag)) {
+		return tags
+	}
+	var kept []string
+	for t := range strings.SplitSeq(tags, ",") {
+		if t = strings.TrimSpace(t); t != "" && !strings.EqualFold(t, tag) {
+			kept = append(kept, t)
+		}
+	}
+	return strings.Join(kept, ", ")
 }
 
 func appendLine(dst []byte, name string, value []byte) []byte {

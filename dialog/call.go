@@ -33,7 +33,7 @@ type Call struct {
 	source    origin        // of the caller
 	backend   uint32
 	invite    uint32 // CSeq number of the INVITE; never changed
-	setup     uint32 // milliseconds, 0 = not yet known
+	setup     uint32 // milliseconds and one more, 0 = not yet known
 	forwarded uint32 // Session-Expires of the INVITE as forwarded
 	tagAt     uint16 // the caller's tag in fromText
 	tagLen    uint16
@@ -287,11 +287,13 @@ func (c *Call) addFork(d *Dialog) {
 // setUpLocked notes when the caller heard of the callee first.
 func (c *Call) setUpLocked(now time.Duration) {
 	if c.setup == 0 {
-		c.setup = uint32(min(max((now-c.began)/time.Millisecond, 1), math.MaxUint32))
+		c.setup = uint32(min((now-c.began)/time.Millisecond, math.MaxUint32-1)) + 1
 	}
 }
 
-func (c *Call) setupLocked() time.Duration { return time.Duration(c.setup) * time.Millisecond }
+func (c *Call) setupLocked() time.Duration {
+	return time.Duration(max(c.setup, 1)-1) * time.Millisecond
+}
 
 // askedLocked is what the INVITE said of the session timer, as far as a 2xx needs it.
 func (c *Call) askedLocked() timers.Ask { return timers.Ask{Supported: c.supports, HasSE: c.hasSE} }

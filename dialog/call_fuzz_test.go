@@ -17,7 +17,6 @@ type playing struct {
 	*lab
 	script  []byte
 	txs     []*Tx
-	drafted []Act
 	highest map[*Dialog]*[2]uint32 // sent to each leg
 }
 

@@ -1,12 +1,14 @@
 // Package siptest holds the SIP endpoints that sipward is tried against.
 //
-// Three kinds of peer, from the most natural to the most exact:
+// Four kinds of peer, from the most natural to the most exact:
 //
 //   - PBX and Phone are user agents built on sipgo: a node that answers calls and
 //     registrations as it is told, and a telephone that places and receives calls
 //     through an outbound proxy. They honour Record-Route, Contact and digest.
 //   - Answerer and Load are lean UDP endpoints without a stack, for rates at which
 //     a real user agent would be the bottleneck.
+//   - Party is one end of one call that holds the other, and all between, to the letter of
+//     RFC 3261; Relay is a bad line for it.
 //   - Raw sends and receives the exact bytes of a message and knows nothing of
 //     transactions; Text and Respond write the messages for it.
 //

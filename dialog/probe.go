@@ -191,8 +191,7 @@ func (d *Dialog) blockedLocked(l Leg, now time.Duration) timers.ProbeMethod {
 				break // it would be refused for its number if ours came first
 			}
 			if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
-				x.blocked = 0
-				return m
+				return m // which may be put off once more, by our own load
 			}
 		}
 	}

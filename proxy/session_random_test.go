@@ -203,10 +203,8 @@ func (w *world) repeats(c *chat, side int, text string, enough func() bool) {
 
 // told takes a response.
 func (w *world) told(c *chat, side int, m *wire.Msg) {
-	k := string(m.Value(wire.KindCSeq))
-	n, method, _ := strings.Cut(k, " ")
-	number, _ := strconv.Atoi(n)
-	e := &c.end[side]
+	number, method := int(m.CSeq), string(m.Bytes(m.CSeqMethod))
+	e, k := &c.end[side], key(number, method)
 	first := m.Status >= 200 && e.heard[k] < 200
 	e.heard[k] = max(e.heard[k], m.Status)
 	if method == "INVITE" && m.Status >= 200 {
@@ -242,7 +240,7 @@ func (w *world) acknowledges(c *chat, side, number int, m *wire.Msg) {
 // asked takes a request, as a strict UAS: a number below the last one is refused, the
 // same one is answered as before.
 func (w *world) asked(c *chat, side int, m *wire.Msg) {
-	e, k := &c.end[side], string(m.Value(wire.KindCSeq))
+	e, k := &c.end[side], key(int(m.CSeq), string(m.Bytes(m.MethodName)))
 	switch {
 	case m.Method == wire.ACK:
 		c.acked[m.CSeq<<1|uint32(side)] = true
@@ -294,14 +292,14 @@ func (w *world) asked(c *chat, side int, m *wire.Msg) {
 func (w *world) answersOK(c *chat, side int, m *wire.Msg, lines string) {
 	body := []string{sdpA, sdpB}[side]
 	text := c.reply(m, 200, lines+contactLine(c, side), body)
-	c.end[side].said[string(m.Value(wire.KindCSeq))] = text
+	c.end[side].said[key(int(m.CSeq), string(m.Bytes(m.MethodName)))] = text
 	w.repeats(c, side, text, func() bool { return c.acked[m.CSeq<<1|uint32(side)] })
 }
 
 func (w *world) replies(c *chat, side int, m *wire.Msg, status int, lines, body string) {
 	text := c.reply(m, status, lines, body)
 	if status >= 200 {
-		c.end[side].said[string(m.Value(wire.KindCSeq))] = text
+		c.end[side].said[key(int(m.CSeq), string(m.Bytes(m.MethodName)))] = text
 	}
 	w.sends(c, side, text)
 }

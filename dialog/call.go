@@ -90,7 +90,7 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	if bytes.Equal(ruri, m.Bytes(m.To.URI)) {
 		ruri = nil // as it is with nearly all calls
 	}
-	routes, ok := recordRoutes(m, A, nil)
+	routes, ok := c.recordRoutesLocked(m, A)
 	if !ok || !d.texts.put(
 		textChange{callID, m.Bytes(m.CallID)}, textChange{fromText, m.Bytes(m.From.Value)},
 		textChange{toText, m.Bytes(m.To.Value)}, textChange{ruriText, ruri},
@@ -105,7 +105,7 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 	}
 	d.seq[A] = StartedAt(m.CSeq)
 	d.learnLocked(A, m)
-	c.noInject = in.Policy.NoInjectIdentity && m.First(wire.KindIdentityInfo) >= 0
+	c.noInject = c.noInject || in.Policy.NoInjectIdentity && m.First(wire.KindIdentityInfo) >= 0
 	if d.keepsBodies() {
 		d.media.Keep(A, true)
 		d.media.Keep(B, true)

@@ -122,7 +122,7 @@ func (d *Dialog) meetLocked(m *wire.Msg) {
 	}
 	ok := true
 	if m.First(wire.KindRecordRoute) >= 0 {
-		routes, ok = recordRoutes(m, B, d.call.store.IsOwn)
+		routes, ok = d.call.recordRoutesLocked(m, B)
 	}
 	ruri := d.texts.ruri()
 	if bytes.Equal(ruri, m.Bytes(m.To.URI)) {
@@ -303,15 +303,19 @@ func joined(m *wire.Msg, k wire.Kind) []byte {
 	return all
 }
 
-// recordRoutes is the route set between us and a leg, as a Route value: of the
+// recordRoutesLocked is the route set between us and a leg, as a Route value: of the
 // INVITE all Record-Route values in order, of a response those above our own ones,
 // reversed (12.1.1, 12.1.2). It is false when the set is beyond its bounds.
-func recordRoutes(m *wire.Msg, l Leg, isOwn func(user []byte) bool) ([]byte, bool) {
+//
+// Where the nearest hop is ourselves, of another pass of the same call (a spiral
+// through a PBX that does not record its route), requests have both our Routes on
+// top and find one of the two calls only: neither may shift numbers then.
+func (c *Call) recordRoutesLocked(m *wire.Msg, l Leg) ([]byte, bool) {
 	if m.First(wire.KindRecordRoute) < 0 {
 		return nil, true
 	}
 	var hops [maxHops][]byte
-	n, size := 0, 0
+	n, size, spirals := 0, 0, false // spirals: the hop looked at is ours, of another pass
 	it := m.Values(wire.KindRecordRoute)
 	for {
 		v, ok := it.Next()
@@ -322,8 +326,12 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(user []byte) bool) ([]byte, boo
 			break
 		}
 		b := m.Bytes(v.Span)
-		if l == B && isOwnRoute(b, isOwn) {
+		id, isOwn := c.store.ownRoute(b)
+		if isOwn && l == B && id == c.id {
 			break
+		}
+		if spirals = isOwn; spirals && n == 0 && l == A {
+			c.noInject = true
 		}
 		if n == maxHops {
 			return nil, false
@@ -331,6 +339,9 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(user []byte) bool) ([]byte, boo
 		hops[n] = b
 		n++
 		size += len(b) + 2
+	}
+	if spirals && l == B && n > 0 {
+		c.noInject = true
 	}
 	if n == 0 || size > maxRoutes {
 		return nil, n == 0
@@ -349,10 +360,13 @@ func recordRoutes(m *wire.Msg, l Leg, isOwn func(user []byte) bool) ([]byte, boo
 	return set, true
 }
 
-func isOwnRoute(value []byte, isOwn func(user []byte) bool) bool {
+// ownRoute says whether a Record-Route value is ours, and which call it is of.
+func (s *Store) ownRoute(value []byte) (ID, bool) {
 	uri, _, ok := wire.NameAddrURI(value)
-	u, isURI := wire.ParseURI(uri)
-	return ok && isURI && u.HasUser && isOwn(u.User)
+	if u, isURI := wire.ParseURI(uri); ok && isURI && u.HasUser {
+		return s.Own(u.User)
+	}
+	return 0, false
 }
 
 // AskOf reads what a session refresh request says of the session timer.

@@ -40,11 +40,23 @@ func usual(changes ...func(*timers.Policy)) *timers.Policy {
 	return p
 }
 
+// newest is the ID of the call that was opened last: its is the Record-Route of the edge.
+func (l *lab) newest() (id ID) {
+	began := time.Duration(-1)
+	l.s.All(func(c *Call) bool {
+		if c.began > began {
+			began, id = c.began, c.id
+		}
+		return true
+	})
+	return id
+}
+
 func newLab(t testing.TB, changes ...func(*timers.Policy)) *lab {
 	l := &lab{TB: t, policy: usual(changes...), now: time.Second}
 	l.s = NewStore(Options{
 		Capacity: 100, Wheel: timers.NewWheel(10 * time.Millisecond), Due: func(*Call, time.Duration) {},
-		IsOwn: func(user []byte) bool { return bytes.HasPrefix(user, []byte("edge")) },
+		Own: func(user []byte) (ID, bool) { return l.newest(), bytes.HasPrefix(user, []byte("edge")) },
 	})
 	return l
 }

@@ -65,7 +65,7 @@ func held(t testing.TB, n int, allow, sdp string) (*Store, int) {
 	// A message of each kind first, so that what the process keeps once is not counted.
 	before := heap()
 	s := NewStore(Options{
-		Capacity: n, Wheel: timers.NewWheel(10 * time.Millisecond), Due: func(*Call, time.Duration) {}, IsOwn: func([]byte) bool { return false },
+		Capacity: n, Wheel: timers.NewWheel(10 * time.Millisecond), Due: func(*Call, time.Duration) {}, Own: func([]byte) (ID, bool) { return 0, false },
 	})
 	var fx Effects
 	for i := range n {

@@ -307,10 +307,16 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		return
 	}
 	proves := meaning.Proves() && (!p.StrictAlive || meaning == timers.ClassAlive)
+	if class == timers.ClassOverlap && !p.StrictAlive {
+		// C.5 calls the second 500 in a row unknown. A leg that goes on to say so, for
+		// numbers that its peer sent past us, say, is there all the same: it is kept,
+		// and capped.
+		proves = true
+	}
 	if proves {
 		x.liveLocked(now)
 		x.answers = x.answers || a.Probe != timers.ProbeUpdate
-		if isWeak(a.Probe, meaning) {
+		if isWeak(a.Probe, class) {
 			x.proven = max(x.proven, weakly)
 		} else {
 			x.proven = strongly
@@ -362,7 +368,13 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 
 // isWeak: something answered, but not as the dialog's peer would.
 func isWeak(m timers.ProbeMethod, class timers.Class) bool {
-	return class == timers.ClassWeak || class == timers.ClassAlive && (m == timers.ProbeOptions || m == timers.ProbeOptionsStale)
+	switch class {
+	case timers.ClassWeak, timers.ClassOverlap:
+		return true
+	case timers.ClassAlive:
+		return m == timers.ProbeOptions || m == timers.ProbeOptionsStale
+	}
+	return false
 }
 
 // retryLocked asks again before the deadline. A leg that was silent to UPDATE twice,

@@ -31,8 +31,9 @@ type Options struct {
 	// its Due.
 	Due  func(c *Call, now time.Duration)
 	Keep bool // note which calls change, for Changes
-	// IsOwn says whether the user part of a Record-Route is one of ours.
-	IsOwn func(user []byte) bool
+	// Own reads the user part of a Record-Route: false when it is not one of ours,
+	// else the call that it was written for, 0 = none.
+	Own func(user []byte) (ID, bool)
 }
 
 // Store is the bounded, sharded table of all calls. All methods are safe for

@@ -117,7 +117,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,
-		IsOwn: func(user []byte) bool { _, ok := e.tokens.parse(user); return ok },
+		Own: func(user []byte) (dialog.ID, bool) { t, ok := e.tokens.parse(user); return t.call, ok },
 	})
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{

@@ -419,7 +419,8 @@ func TestG53CallerThatComesBackIsWatchedAgain(t *testing.T) {
 // phone outside, with Call-ID and tags as they were.
 type spiral struct {
 	*talk
-	pbx *peer
+	pbx    *peer
+	silent bool // the PBX does not record its route
 }
 
 // pump relays whatever waits at the PBX, by RFC 3261 16, as a loose router that has
@@ -441,7 +442,9 @@ func (s *spiral) pump(ms int) {
 		}
 		if m.To.Tag.Empty() {
 			ed.Replace(m.RURI, []byte("sip:bob@"+s.b.addr.String()))
-			ed.InsertString(m.RecordRoutePos(), "Record-Route: <sip:"+s.pbx.addr.String()+";lr>\r\n")
+			if !s.silent {
+				ed.InsertString(m.RecordRoutePos(), "Record-Route: <sip:"+s.pbx.addr.String()+";lr>\r\n")
+			}
 		}
 		branch := m.Bytes(m.TopVia.Branch)
 		ed.InsertString(m.ViaPos(), fmt.Sprintf("Via: SIP/2.0/UDP %s;branch=%s-pbx\r\n", s.pbx.addr, branch))
@@ -464,23 +467,52 @@ func (s *spiral) tells(side int, method string) *wire.Msg {
 	return got
 }
 
+// spirals makes such a call: a phone, the PBX, and a phone outside.
+func (l *lab) spirals(silent bool) *spiral {
+	l.Helper()
+	s := &spiral{pbx: l.pbx[0], silent: silent, talk: &talk{lab: l, id: "spiral", a: l.phone, b: l.newPeer("PHONE2"), cseq: [2]int{1, 0}}}
+	se := timerLines + updateLines + "Session-Expires: 1800\n"
+	s.a.sends(s.text(sideA, "INVITE", 1, se+"Contact: <sip:alice@"+s.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
+	s.a.get("100 INVITE")
+	s.pump(5)
+	s.invite = s.b.get("INVITE")
+	s.b.sends(s.reply(s.invite, 200, both+"Session-Expires: 1800;refresher=uac\nContact: <sip:bob@"+s.b.addr.String()+">\n", sdpB))
+	s.pump(5)
+	s.ok = s.a.get("200 INVITE")
+	s.from(sideA, "ACK", 1, "", "")
+	s.pump(5)
+	s.b.get("ACK")
+	if all := l.e.Calls(CallFilter{CallID: s.id}); len(all) != 2 {
+		l.Fatalf("%d records, want one for each pass", len(all))
+	}
+	return s
+}
+
+// Through a PBX that does not record its route, a request finds one of the two calls
+// only: none may shift numbers.
+func TestG50SpiralWithNobodyBetweenIsNotProbed(t *testing.T) {
+	inLab(t, 1, withLab(90*time.Second, 7200*time.Second), func(t *testing.T, l *lab) {
+		s := l.spirals(true)
+		pass(20 * time.Minute)
+		s.pump(5)
+		s.a.nothing()
+		s.b.nothing()
+		for _, side := range []int{sideA, sideB} {
+			if m := s.tells(side, "INFO"); int(m.CSeq) != s.cseq[side] {
+				t.Errorf("INFO %d arrived as %d", s.cseq[side], m.CSeq)
+			}
+		}
+		for _, c := range l.e.Calls(CallFilter{}) {
+			if c.EndsBy != "no_timer_call_duration" {
+				t.Errorf("ends by %q: %+v", c.EndsBy, c)
+			}
+		}
+	})
+}
+
 func TestG50SpiralHasTwoRecordsThatTranslateEachOthersProbes(t *testing.T) {
 	inLab(t, 1, withLab(90*time.Second, 7200*time.Second), func(t *testing.T, l *lab) {
-		s := &spiral{pbx: l.pbx[0], talk: &talk{lab: l, id: "spiral", a: l.phone, b: l.newPeer("PHONE2"), cseq: [2]int{1, 0}}}
-		se := timerLines + updateLines + "Session-Expires: 1800\n"
-		s.a.sends(s.text(sideA, "INVITE", 1, se+"Contact: <sip:alice@"+s.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
-		s.a.get("100 INVITE")
-		s.pump(5)
-		s.invite = s.b.get("INVITE")
-		s.b.sends(s.reply(s.invite, 200, both+"Session-Expires: 1800;refresher=uac\nContact: <sip:bob@"+s.b.addr.String()+">\n", sdpB))
-		s.pump(5)
-		s.ok = s.a.get("200 INVITE")
-		s.from(sideA, "ACK", 1, "", "")
-		s.pump(5)
-		s.b.get("ACK")
-		if all := l.e.Calls(CallFilter{CallID: s.id}); len(all) != 2 {
-			t.Fatalf("%d records, want one for each pass", len(all))
-		}
+		s := l.spirals(false)
 
 		last := [2]uint32{0, 1} // highest number that each side has accepted
 		rises := func(side int, m *wire.Msg) {

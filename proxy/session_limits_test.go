@@ -171,7 +171,7 @@ func TestG41PassiveLimit(t *testing.T) {
 		c.b.nothing()
 		for _, side := range []int{sideB, sideA} {
 			bye, at := c.probed(side, "BYE", time.Second, 200, "", "")
-			if got := string(bye.Value(wire.KindReason)); got != `Q.850;cause=31;text="max call duration";key=no_timer_call_duration` {
+			if got := string(bye.Value(wire.KindReason)); got != reasonLimit {
 				t.Errorf("Reason: %s", got)
 			}
 			if !near(at, 8*time.Second) {

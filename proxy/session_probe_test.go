@@ -146,8 +146,10 @@ func (c *talk) endedBy(all []visit, at time.Duration, reason string) {
 }
 
 const (
-	reasonTTL  = `SIP;cause=408;text="session refresh failed";key=session_ttl`
-	reasonGone = `SIP;cause=481;text="dialog is gone"`
+	reasonTTL = `SIP;cause=408;text="session refresh failed";key=session_ttl`
+	// reasonLimit is the passive limit's.
+	reasonLimit = `Q.850;cause=31;text="max call duration";key=no_timer_call_duration`
+	reasonGone  = `SIP;cause=481;text="dialog is gone"`
 )
 
 func TestG11BothLegsAreRefreshed(t *testing.T) {
@@ -398,17 +400,26 @@ func TestG22ServerErrorIsAliveOnce(t *testing.T) {
 		}
 		c.hangsUp(sideA)
 	})
-	for mode, end := range map[string]time.Duration{"2xx_only": 600 * time.Second, "uas_response": 900 * time.Second} {
+	type outcome struct {
+		end time.Duration
+		why string
+	}
+	for mode, want := range map[string]outcome{
+		"2xx_only":     {600 * time.Second, reasonTTL},
+		"uas_response": {3000 * time.Second, reasonLimit}, // kept, and capped
+	} {
 		t.Run("for ever, "+mode, func(t *testing.T) {
-			inLab(t, 1, withTimers(func(c *config.Timers) { c.Alive = mode }), func(t *testing.T, l *lab) {
+			inLab(t, 1, withTimers(func(c *config.Timers) {
+				c.Alive, c.NoTimerCallDuration = mode, config.Duration(3000*time.Second)
+			}), func(t *testing.T, l *lab) {
 				c := l.talks(timerLines+updateLines, timerLines+updateLines)
-				all := c.runs(end+2*time.Second, func(v visit) string {
+				all := c.runs(want.end+2*time.Second, func(v visit) string {
 					if v.side == sideB && v.Method != wire.BYE {
 						return c.reply(v.Msg, 500, "", "")
 					}
 					return c.alive(v)
 				})
-				c.endedBy(all, end, reasonTTL)
+				c.endedBy(all, want.end, want.why)
 				c.gone()
 			})
 		})
@@ -566,7 +577,7 @@ func TestChallengedProbe(t *testing.T) {
 					}
 					return c.alive(v)
 				})
-				c.endedBy(all, 7200*time.Second, `Q.850;cause=31;text="max call duration";key=no_timer_call_duration`)
+				c.endedBy(all, 7200*time.Second, reasonLimit)
 				got := of(all, sideB)
 				if n := strings.Count(come(got), "UPDATE"); n != 1 {
 					t.Errorf("UPDATE was sent %d times", n)
@@ -698,7 +709,7 @@ func TestLegWithoutProbeMethodIsCapped(t *testing.T) {
 		if got := of(all, sideB); come(got) != "BYE" {
 			t.Error(got)
 		}
-		c.endedBy(all, 7200*time.Second, `Q.850;cause=31;text="max call duration";key=no_timer_call_duration`)
+		c.endedBy(all, 7200*time.Second, reasonLimit)
 		c.gone()
 	})
 }

@@ -472,7 +472,7 @@ func TestRefusedSessionWithoutAnotherMethod(t *testing.T) {
 		if got := of(all, sideB); come(got) != "INVITE ACK BYE" {
 			t.Error(got)
 		}
-		c.endedBy(all, 1000*time.Second, `Q.850;cause=31;text="max call duration";key=no_timer_call_duration`)
+		c.endedBy(all, 1000*time.Second, reasonLimit)
 		c.gone()
 	})
 }

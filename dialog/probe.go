@@ -74,9 +74,6 @@ func (x *leg) liveLocked(now time.Duration) { x.proof, x.failures, x.retries, x.
 // it takes (spec B).
 func (d *Dialog) methodLocked(l Leg) timers.ProbeMethod {
 	x := &d.leg[l]
-	if x.method != timers.ProbeNone && x.refused&bit(x.method) == 0 && d.canProbeBy(l, x.method) {
-		return x.method
-	}
 	for _, m := range d.call.policy.Methods {
 		if x.refused&bit(m) == 0 && d.canProbeBy(l, m) {
 			return m
@@ -438,6 +435,9 @@ func (d *Dialog) bansLocked(l Leg, m timers.ProbeMethod) bool {
 	if d.methodLocked(l) == timers.ProbeNone {
 		x.refused &^= bit(m)
 		return false
+	}
+	if m == timers.ProbeUpdate && d.keepsBodies() { // a re-INVITE may be needed now (spec E.6)
+		d.media.Keep(l.Peer(), true)
 	}
 	return true
 }

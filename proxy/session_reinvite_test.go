@@ -646,3 +646,31 @@ func TestInjectedRequests(t *testing.T) {
 		})
 	}
 }
+
+// A leg that lists UPDATE and refuses it is asked by re-INVITE as soon as its SDP is
+// known, which was not kept while UPDATE seemed enough (spec E.6).
+func TestRefusedUpdateGivesWayToReinviteWithTheNextSDP(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(timerLines+updateLines, timerLines+updateLines)
+		answer := func(v visit) string {
+			if v.side == sideB && v.Method == wire.UPDATE {
+				return c.reply(v.Msg, 501, "", "")
+			}
+			return c.withSDP(v, sdpB)
+		}
+		var got []string
+		probesOfB := func(until time.Duration) {
+			for _, v := range of(c.runs(until, answer), sideB) {
+				got = append(got, string(v.Bytes(v.MethodName)))
+			}
+		}
+		probesOfB(310 * time.Second)
+		hold := strings.Replace(sdpA, "1 1 IN", "1 2 IN", 1) + "a=sendonly\n"
+		c.reinvites(sideA, hold, 200, sdpB)
+		probesOfB(620 * time.Second)
+		if want := "UPDATE OPTIONS INVITE"; strings.Join(got, " ") != want && strings.Join(got, " ") != want+" ACK" {
+			t.Errorf("the callee got %q, want %q", got, want)
+		}
+		c.hangsUp(sideA)
+	})
+}

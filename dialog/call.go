@@ -179,8 +179,13 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 	if d == nil || d.state != early {
 		return
 	}
-	d.meetLocked(m)
-	d.media.Response(B, wire.INVITE, c.invite, m.Status, m.First(wire.KindRSeq) >= 0, BodyOf(m))
+	reliable := m.First(wire.KindRSeq) >= 0
+	if reliable { // else all that it says is said again by the 2xx
+		d.meetLocked(m)
+	}
+	if reliable || !m.Body.Empty() {
+		d.media.Response(B, wire.INVITE, c.invite, m.Status, reliable, BodyOf(m))
+	}
 }
 
 // Success takes a 2xx to the INVITE as it goes to the caller, any copy of that of
@@ -212,6 +217,7 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	d.leg[B].answers = true
 	d.mode = c.policy.ModeOf(c.askedLocked(), timers.Duty{}, reply, g)
 	d.agreeLocked(g, A, now)
+	d.forgoBodies()
 	d.media.Response(B, wire.INVITE, c.invite, m.Status, true, BodyOf(m))
 	d.trimBodies()
 	c.settleLocked(fx, now)
@@ -403,12 +409,16 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 		return
 	}
 	c.pruneLocked(now)
-	if due = coarse(due, now); due != c.armed {
-		if c.armed = due; due == 0 {
-			c.store.Wheel.Stop(&c.timer)
-		} else {
-			c.store.Wheel.Set(&c.timer, c, due)
-		}
+	// A deadline that moved away is not moved in the wheel: it comes, finds nothing to
+	// do and sets the next one.
+	due = coarse(due, now)
+	switch {
+	case due == 0 && c.armed != 0:
+		c.armed = 0
+		c.store.Wheel.Stop(&c.timer)
+	case due != 0 && (c.armed == 0 || due < c.armed):
+		c.armed = due
+		c.store.Wheel.Set(&c.timer, c, due)
 	}
 	c.markLocked()
 }

@@ -272,7 +272,7 @@ func (p *playing) step() {
 		case 2:
 			c.Forwarded(uint32(p.byte()%3), labFlow)
 		case 3:
-			p.refuse = !p.refuse
+			p.wait = second - p.wait
 		}
 	case 15:
 		if len(p.acts) > 0 {
@@ -314,7 +314,7 @@ func (p *playing) travel(d time.Duration) {
 			p.Fatalf("due again and again at %v", p.now)
 		}
 		var fx Effects
-		p.call.Due(&fx, func(time.Duration) bool { return !p.refuse }, p.now)
+		p.call.Due(&fx, paceOf(p.wait, p.now), p.now)
 		p.took(&fx)
 	}
 	p.now = end
@@ -323,7 +323,7 @@ func (p *playing) travel(d time.Duration) {
 // ends has the proxy do its part: every transaction comes to an end. Nobody answers
 // any more.
 func (p *playing) ends() {
-	p.refuse = false
+	p.wait = 0
 	for range 200 {
 		var fx Effects
 		for _, t := range p.txs {

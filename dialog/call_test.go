@@ -172,7 +172,7 @@ func TestConcurrentUse(t *testing.T) {
 		func() {
 			l.s.All(func(c *Call) bool {
 				var fx Effects
-				c.Due(&fx, func(time.Duration) bool { return true }, time.Second)
+				c.Due(&fx, timers.NewPace(1e6), time.Second)
 				return true
 			})
 		},

@@ -80,6 +80,7 @@ type leg struct {
 	unsafe    bool               // a re-INVITE may do harm
 	answers   bool               // it answered a request other than UPDATE
 	proven    strength
+	turn      bool // it has its turn to be probed, at probeAt
 	byeDone   bool // in terminating
 	byeSent   bool
 	retried   bool // 422 or 500 to BYE: once
@@ -142,6 +143,29 @@ func (d *Dialog) keepsBodies() bool {
 	}
 	for _, m := range p.Methods {
 		if m == timers.ProbeReinvite {
+			return true
+		}
+	}
+	return false
+}
+
+// forgoBodies is trimBodies as far as it can be told before the answer is taken, which
+// then need not be copied.
+func (d *Dialog) forgoBodies() {
+	for _, l := range [2]Leg{A, B} {
+		if !d.keepsBodies() || d.mode == timers.ModeN || d.prefersUpdate(l) {
+			d.media.Keep(l.Peer(), false)
+		}
+	}
+}
+
+// prefersUpdate says whether a leg is asked by UPDATE before a re-INVITE is thought of.
+func (d *Dialog) prefersUpdate(l Leg) bool {
+	for _, m := range d.call.policy.Methods {
+		switch {
+		case m == timers.ProbeReinvite:
+			return false
+		case m == timers.ProbeUpdate && d.leg[l].updates:
 			return true
 		}
 	}

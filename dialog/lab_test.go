@@ -23,7 +23,7 @@ type lab struct {
 	acts   []Act   // not yet answered
 	ended  []Ended // records
 	notes  []Note
-	refuse bool // probes are not admitted
+	wait   time.Duration // until a probe has its turn
 }
 
 // usual is a policy at the defaults.
@@ -305,7 +305,7 @@ func (l *lab) until(at time.Duration) {
 func (l *lab) due(c *Call) {
 	l.Helper()
 	var fx Effects
-	c.Due(&fx, func(time.Duration) bool { return !l.refuse }, l.now)
+	c.Due(&fx, paceOf(l.wait, l.now), l.now)
 	l.take(&fx)
 }
 
@@ -340,9 +340,12 @@ func (l *lab) empty() {
 	}
 	for i := range l.s.shard {
 		sh := &l.s.shard[i]
-		if len(sh.byKey) != 0 || len(sh.free) != len(sh.slots) {
-			l.Errorf("shard %d: %d keys, %d of %d slots free", i, len(sh.byKey), len(sh.free), len(sh.slots))
+		if len(sh.free) != len(sh.slots) {
+			l.Errorf("shard %d: %d of %d slots free", i, len(sh.free), len(sh.slots))
 		}
+	}
+	if found, _ := l.s.Traces(l.now); found != 0 {
+		l.Errorf("%d dialogs are found", found)
 	}
 	if n := len(l.s.names.of); n != 1 {
 		l.Errorf("%d names left", n-1)
@@ -370,4 +373,16 @@ func (l *lab) opensWith(lines string) {
 		l.Fatalf("refused: %v", refusal)
 	}
 	l.call = c
+}
+
+// paceOf is a pace that makes whoever comes wait for some seconds.
+func paceOf(wait, now time.Duration) *timers.Pace {
+	if wait == 0 {
+		return timers.NewPace(1e6)
+	}
+	p := timers.NewPace(1)
+	for ; wait > 0; wait -= second {
+		p.Turn(now)
+	}
+	return p
 }

@@ -39,8 +39,8 @@ func (c *Call) scaled(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * float64(ttl) / float64(usualTTL))
 }
 
-// Due does what is due: limits first, then probes.
-func (c *Call) Due(fx *Effects, admit func(now time.Duration) bool, now time.Duration) {
+// Due does what is due: limits first, then probes, at that pace.
+func (c *Call) Due(fx *Effects, pace *timers.Pace, now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done {
@@ -48,7 +48,7 @@ func (c *Call) Due(fx *Effects, admit func(now time.Duration) bool, now time.Dur
 	}
 	c.armed = 0
 	for d := range c.dialogs {
-		d.expireLocked(fx, admit, now)
+		d.expireLocked(fx, pace, now)
 	}
 	c.settleLocked(fx, now)
 }
@@ -98,7 +98,7 @@ func (d *Dialog) verifyByLocked() time.Duration {
 	return at
 }
 
-func (d *Dialog) expireLocked(fx *Effects, admit func(time.Duration) bool, now time.Duration) {
+func (d *Dialog) expireLocked(fx *Effects, pace *timers.Pace, now time.Duration) {
 	c := d.call
 	switch d.state {
 	case none, over:
@@ -135,7 +135,7 @@ func (d *Dialog) expireLocked(fx *Effects, admit func(time.Duration) bool, now t
 	if d.state == waitsForAck {
 		d.ackOverdueLocked(fx, now)
 	}
-	d.probeLocked(fx, admit, now)
+	d.probeLocked(fx, pace, now)
 }
 
 // sessionExpiredLocked is the end of the RFC 4028 interval without a refresh (spec
@@ -155,7 +155,7 @@ func (d *Dialog) sessionExpiredLocked(fx *Effects, now time.Duration) bool {
 	}
 	for _, l := range [2]Leg{B, A} {
 		if d.isProbed(l) && d.leg[l].own == 0 {
-			d.leg[l].probeAt = now
+			d.leg[l].soonLocked(now)
 		}
 	}
 	return false

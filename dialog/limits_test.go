@@ -185,7 +185,7 @@ func TestCallerThatIsHeardAgainIsWatchedAgain(t *testing.T) {
 func TestOwnLoadMovesTheDeadlineAndNotTheProof(t *testing.T) {
 	l := newLab(t)
 	d := l.talks(labTimer+labUpdate, labUpdate)
-	l.refuse = true
+	l.wait = 1000 * second
 	l.until(1200 * second)
 	if d.state != confirmed {
 		t.Fatal(d.state)
@@ -193,8 +193,8 @@ func TestOwnLoadMovesTheDeadlineAndNotTheProof(t *testing.T) {
 	if r := l.call.Report(); r.Verified != second {
 		t.Errorf("verified at %v", r.Verified)
 	}
-	l.refuse = false
-	l.pass(2 * second)
+	l.wait = 0
+	l.until(1302 * second)
 	l.done(l.next(B, wire.UPDATE), 200, "", "")
 	if d.leg[B].late != 0 || d.leg[B].proof != l.now {
 		t.Errorf("late %d, proof %v", d.leg[B].late, d.leg[B].proof)

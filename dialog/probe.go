@@ -19,6 +19,9 @@ const (
 	maxGlares = 3
 	// repeatAfter is the wait before a dialog that is said to be gone is asked again.
 	repeatAfter = 2 * time.Second
+	// fairChances is after how many unanswered probes a leg's deadline is not put off
+	// any more by our own load.
+	fairChances = 3
 	// maxRetryAfter bounds what a 500 may ask for.
 	maxRetryAfter = 10 * time.Second
 )
@@ -33,7 +36,7 @@ func (d *Dialog) scheduleLocked(now time.Duration) {
 	gap := d.call.brief(time.Second + time.Duration(draw()*float64(2*time.Second)))
 	for _, l := range [2]Leg{B, A} {
 		x := &d.leg[l]
-		x.probeAt, x.blocked = 0, 0
+		x.probeAt, x.blocked, x.turn = 0, 0, false
 		if d.isProbed(l) {
 			x.probeAt = next
 			if l == A && d.isProbed(B) {
@@ -46,7 +49,7 @@ func (d *Dialog) scheduleLocked(now time.Duration) {
 
 // rescheduleLocked sets the next probe of one leg.
 func (d *Dialog) rescheduleLocked(l Leg, now time.Duration) {
-	d.leg[l].probeAt = 0
+	d.leg[l].probeAt, d.leg[l].turn = 0, false
 	if d.state == confirmed && d.isProbed(l) {
 		d.leg[l].probeAt = d.call.policy.NextProbe(now, draw())
 	}
@@ -64,6 +67,13 @@ func (d *Dialog) watchLocked(now time.Duration) {
 			x.proof = now
 			d.rescheduleLocked(l, now)
 		}
+	}
+}
+
+// soonLocked brings the next probe forward, unless the leg waits for its turn already.
+func (x *leg) soonLocked(at time.Duration) {
+	if !x.turn {
+		x.probeAt = sooner(x.probeAt, at)
 	}
 }
 
@@ -124,7 +134,7 @@ func (d *Dialog) takesOffersLocked(l Leg) bool {
 }
 
 // probeLocked sends the probes that are due.
-func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now time.Duration) {
+func (d *Dialog) probeLocked(fx *Effects, pace *timers.Pace, now time.Duration) {
 	for _, l := range [2]Leg{B, A} {
 		x := &d.leg[l]
 		if x.probeAt == 0 || now < x.probeAt {
@@ -151,11 +161,16 @@ func (d *Dialog) probeLocked(fx *Effects, admit func(time.Duration) bool, now ti
 				continue
 			}
 		}
-		if !admit(now) { // our own load must not cost the leg its time (spec E.7)
-			x.probeAt = now + recheck
-			x.late = uint16(min(time.Duration(x.late)+recheck/time.Second, math.MaxUint16))
-			continue
+		if !x.turn {
+			if wait := pace.Turn(now); wait > 0 {
+				x.turn, x.probeAt = true, now+wait
+				if x.failures < fairChances { // our own load must not cost the leg its time (spec E.7)
+					x.late = uint16(min(time.Duration(x.late)+(wait+time.Second-1)/time.Second, math.MaxUint16))
+				}
+				continue
+			}
 		}
+		x.turn = false
 		d.sendProbeLocked(fx, l, m, now)
 	}
 }

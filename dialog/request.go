@@ -453,7 +453,7 @@ func (d *Dialog) hangupByLocked(fx *Effects, now time.Duration) {
 // other one has to hang up; we look for ourselves.
 func (d *Dialog) doubtLocked(l Leg, now time.Duration) {
 	if d.state == confirmed && d.isProbed(l) && d.leg[l].own == 0 {
-		d.leg[l].probeAt = sooner(d.leg[l].probeAt, now+d.call.brief(5*time.Second))
+		d.leg[l].soonLocked(now + d.call.brief(5*time.Second))
 	}
 }
 

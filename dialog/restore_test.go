@@ -77,7 +77,7 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute",
 			"call key copied stops doubted"},
 		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
-			"probeAt blocked invite last retries failures late glares own open reoffer byeSent retried"},
+			"probeAt blocked invite last retries failures late glares own open reoffer turn byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},
 		{reflect.TypeFor[epoch](), "first delta", "opened"},
 		{reflect.TypeFor[Media](), "side kept", ""},
@@ -613,7 +613,7 @@ func FuzzRestore(f *testing.F) {
 			}
 			var fx Effects
 			l.now += time.Minute
-			c.Due(&fx, func(time.Duration) bool { return true }, l.now)
+			c.Due(&fx, timers.NewPace(1e6), l.now)
 			for i := range fx.Acts {
 				fx.Acts[i].Done(&Effects{}, nil, 0, 0, l.now)
 			}

@@ -56,7 +56,7 @@ type shard struct {
 	mu    sync.Mutex
 	slots []slot
 	free  []uint32
-	byKey map[uint64]ID // dialogs by Call-ID and tags, for requests without our Route
+	byKey map[uint64]trace // dialogs by Call-ID and tags, for requests without our Route
 	tombs tombs
 	_     [24]byte // own cache lines
 }
@@ -70,7 +70,7 @@ type slot struct {
 func NewStore(o Options) *Store {
 	s := &Store{Options: o, seed: maphash.MakeSeed()}
 	for i := range s.shard {
-		s.shard[i].byKey = make(map[uint64]ID)
+		s.shard[i].byKey = make(map[uint64]trace)
 		s.shard[i].tombs.limit = max(o.Capacity/shards, 64)
 	}
 	s.names.init()
@@ -187,8 +187,8 @@ func (s *Store) index(key uint64, id ID) {
 	sh := s.keyShard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if _, taken := sh.byKey[key]; !taken {
-		sh.byKey[key] = id
+	if !sh.byKey[key].isLive() {
+		sh.byKey[key] = trace(id)
 	}
 }
 
@@ -197,11 +197,19 @@ func (s *Store) unindex(key uint64, id ID, now, until time.Duration) {
 	sh := s.keyShard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.byKey[key] == id {
-		delete(sh.byKey, key)
+	if sh.byKey[key] != trace(id) {
+		return
 	}
-	if until > now {
-		sh.tombs.bury(key, now, until)
+	if until <= now {
+		delete(sh.byKey, key)
+		return
+	}
+	sh.sweep(now)
+	o := tomb{key, overUntil(until)}
+	sh.byKey[key] = o.until
+	sh.tombs.order = append(sh.tombs.order, o)
+	if len(sh.tombs.order)-sh.tombs.head > sh.tombs.limit {
+		sh.drop()
 	}
 }
 
@@ -209,40 +217,41 @@ func (s *Store) lookUp(key uint64) (ID, bool) {
 	sh := s.keyShard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	id, ok := sh.byKey[key]
-	return id, ok
+	x := sh.byKey[key]
+	return ID(x), x.isLive()
 }
 
-// tombs remember dialogs that ended within the last 64*T1, so that a late request
+// A trace is what is known of a dialog by its key: the ID of its call, or the second
+// until which it is remembered that it is over. No ID is that low: generations start
+// at 1.
+type trace uint64
+
+func overUntil(t time.Duration) trace { return trace((t + time.Second - 1) / time.Second) }
+
+func (x trace) isLive() bool { return x >= 1<<32 }
+
+func (x trace) isOver(now time.Duration) bool {
+	return x != 0 && !x.isLive() && now < time.Duration(x)*time.Second
+}
+
+// tombs is the order in which dialogs ended within the last 64*T1: a late request
 // gets its 481 from us (spec E.2). Bounded: the oldest is forgotten first.
 type tombs struct {
 	limit int
-	until map[uint64]time.Duration
 	order []tomb
 	head  int
 }
 
 type tomb struct {
 	key   uint64
-	until time.Duration
-}
-
-func (t *tombs) bury(key uint64, now, until time.Duration) {
-	if t.until == nil {
-		t.until = make(map[uint64]time.Duration)
-	}
-	t.sweep(now)
-	t.until[key] = until
-	t.order = append(t.order, tomb{key, until})
-	if len(t.order)-t.head > t.limit {
-		t.drop()
-	}
+	until trace
 }
 
 // sweep forgets what is over; entries come in the order of their end, nearly.
-func (t *tombs) sweep(now time.Duration) {
-	for t.head < len(t.order) && t.order[t.head].until <= now {
-		t.drop()
+func (sh *shard) sweep(now time.Duration) {
+	t := &sh.tombs
+	for t.head < len(t.order) && !t.order[t.head].until.isOver(now) {
+		sh.drop()
 	}
 	if t.head > len(t.order)/2 {
 		t.order = append(t.order[:0], t.order[t.head:]...)
@@ -250,11 +259,12 @@ func (t *tombs) sweep(now time.Duration) {
 	}
 }
 
-func (t *tombs) drop() {
-	o := t.order[t.head]
-	t.head++
-	if t.until[o.key] == o.until {
-		delete(t.until, o.key)
+// drop forgets the oldest.
+func (sh *shard) drop() {
+	o := sh.tombs.order[sh.tombs.head]
+	sh.tombs.head++
+	if sh.byKey[o.key] == o.until {
+		delete(sh.byKey, o.key)
 	}
 }
 
@@ -264,9 +274,14 @@ func (s *Store) Traces(now time.Duration) (found, remembered int) {
 	for i := range s.shard {
 		sh := &s.shard[i]
 		sh.mu.Lock()
-		sh.tombs.sweep(now)
-		found += len(sh.byKey)
-		remembered += len(sh.tombs.until)
+		sh.sweep(now)
+		for _, x := range sh.byKey {
+			if x.isLive() {
+				found++
+			} else {
+				remembered++
+			}
+		}
 		sh.mu.Unlock()
 	}
 	return found, remembered
@@ -277,13 +292,13 @@ func (s *Store) isBuried(key uint64, now time.Duration) bool {
 	sh := s.keyShard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.tombs.until[key] > now
+	return sh.byKey[key].isOver(now)
 }
 
 // tallies count the calls of each backend. The only writers are Call.seatLocked
 // and the end of a call, so a count is the number of records that name it.
 type tallies struct {
-	mu sync.Mutex
+	mu sync.RWMutex
 	of map[uint32]*atomic.Int64
 }
 
@@ -291,6 +306,12 @@ type tallies struct {
 // same one as long as the store lives.
 func (s *Store) Tally(backend uint32) *atomic.Int64 {
 	t := &s.tallies
+	t.mu.RLock()
+	known := t.of[backend]
+	t.mu.RUnlock()
+	if known != nil {
+		return known
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.of == nil {

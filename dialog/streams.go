@@ -78,7 +78,7 @@ func (c *Call) connClosed(fx *Effects, conn uint64, now time.Duration) {
 	for d := range c.dialogs {
 		if x := &d.leg[c.outer]; d.state == confirmed && d.isProbed(c.outer) && x.own == 0 {
 			// Not all calls of a trunk in the same instant.
-			x.probeAt = now + c.scaled(time.Duration(draw()*float64(2*time.Second)))
+			x.soonLocked(now + c.scaled(time.Duration(draw()*float64(2*time.Second))))
 		}
 	}
 	c.settleLocked(fx, now)

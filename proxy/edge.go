@@ -63,7 +63,7 @@ type Edge struct {
 	errorReplies *backend.Rate
 	panicLines   *backend.Rate
 	noteLines    *backend.Rate
-	probeRate    atomic.Pointer[backend.Rate] // of probe_rate_max
+	probePace    atomic.Pointer[timers.Pace] // of probe_rate_max
 	probes       probeCounts
 	count        counters
 	pool         sync.Pool // *scratch
@@ -147,8 +147,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 // take makes a snapshot the current one.
 func (e *Edge) take(s *snapshot) {
 	e.snap.Store(s)
-	rate := e.probeRate.Load()
-	e.probeRate.Store(rate.WithLimit(s.config.Timers.ProbeRateMax))
+	e.probePace.Store(timers.NewPace(s.config.Timers.ProbeRateMax))
 }
 
 // newSnapshot makes one whose backends know their calls.

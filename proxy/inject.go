@@ -17,7 +17,7 @@ import (
 func (e *Edge) callDue(c *dialog.Call, now time.Duration) {
 	w := e.scratch()
 	defer e.release(w)
-	c.Due(&w.effects, e.probeRate.Load().Admit, now)
+	c.Due(&w.effects, e.probePace.Load(), now)
 	w.flush()
 }
 

@@ -3,7 +3,6 @@ package proxy
 import (
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/sipward/sipward/config"
@@ -223,23 +222,4 @@ func (t *talk) probed(side int, method string, within time.Duration, status int,
 	m, at := t.waits(side, method, within)
 	t.peer(side).sends(t.reply(m, status, lines, body))
 	return m, at
-}
-
-func TestG33NumbersStayInOrder(t *testing.T) {
-	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
-		c := l.talks(timerLines+updateLines, timerLines+updateLines)
-		for range 2 {
-			c.probed(sideB, "UPDATE", 301*time.Second, 200, "", "")
-			c.probed(sideA, "UPDATE", 4*time.Second, 200, "", "")
-		}
-		last := uint32(3)
-		for _, m := range []string{"INFO", "MESSAGE", "REFER"} {
-			got := c.asks(sideA, m, "", "", 200, "")
-			if got.CSeq != last+1 {
-				t.Errorf("%s with CSeq %d after %d", m, got.CSeq, last)
-			}
-			last = got.CSeq
-		}
-		c.hangsUp(sideA)
-	})
 }

@@ -399,7 +399,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 		isOver = false
 		isLive = isLive || d.state != terminating && d.state != early
 		d.watchLocked(now)
-		due = sooner(due, d.dueLocked())
+		due = timers.Sooner(due, d.dueLocked())
 	}
 	if !isLive && c.answered != 0 {
 		c.reportLocked(fx, c.lastLocked(), 200)
@@ -411,7 +411,7 @@ func (c *Call) settleLocked(fx *Effects, now time.Duration) {
 	c.pruneLocked(now)
 	// A deadline that moved away is not moved in the wheel: it comes, finds nothing to
 	// do and sets the next one.
-	due = coarse(due, now)
+	due = timers.Coarse(due, now)
 	switch {
 	case due == 0 && c.armed != 0:
 		c.armed = 0
@@ -492,21 +492,3 @@ func (c *Call) removeLocked() {
 
 // Expire hands the call to the store's Due.
 func (c *Call) Expire(_ *timers.Timer, now time.Duration) { c.store.Options.Due(c, now) }
-
-// coarse puts a far deadline on a grid, later by little: many calls then share a
-// wake-up.
-func coarse(due, now time.Duration) time.Duration {
-	const far, grid = 3 * time.Second, 250 * time.Millisecond
-	if due == 0 || due-now < far {
-		return due
-	}
-	return (due + grid - 1) / grid * grid
-}
-
-// sooner is the earlier of two times, of which 0 means never.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b != 0 && b < a {
-		return b
-	}
-	return a
-}

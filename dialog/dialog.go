@@ -291,14 +291,14 @@ func (d *Dialog) dueLocked() time.Duration {
 		return 0
 	}
 	due, _ := d.limitLocked()
-	due = sooner(due, d.byeBy)
+	due = timers.Sooner(due, d.byeBy)
 	if d.state == waitsForAck && !d.doubted && !d.noAck && !d.bypassed {
-		due = sooner(due, d.answered+c.policy.AckWait)
+		due = timers.Sooner(due, d.answered+c.policy.AckWait)
 	}
 	if d.expires != 0 {
-		due = sooner(due, d.expires+expiryGrace)
+		due = timers.Sooner(due, d.expires+expiryGrace)
 	}
-	return sooner(due, sooner(d.leg[A].probeAt, d.leg[B].probeAt))
+	return timers.Sooner(due, timers.Sooner(d.leg[A].probeAt, d.leg[B].probeAt))
 }
 
 // firstContact is the first Contact value, nil without one.

@@ -92,7 +92,7 @@ func (d *Dialog) verifyByLocked() time.Duration {
 	var at time.Duration
 	for _, l := range [2]Leg{A, B} {
 		if d.state == confirmed && d.isProbed(l) {
-			at = sooner(at, d.verifyOfLocked(l))
+			at = timers.Sooner(at, d.verifyOfLocked(l))
 		}
 	}
 	return at

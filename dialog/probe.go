@@ -73,7 +73,7 @@ func (d *Dialog) watchLocked(now time.Duration) {
 // soonLocked brings the next probe forward, unless the leg waits for its turn already.
 func (x *leg) soonLocked(at time.Duration) {
 	if !x.turn {
-		x.probeAt = sooner(x.probeAt, at)
+		x.probeAt = timers.Sooner(x.probeAt, at)
 	}
 }
 

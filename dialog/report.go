@@ -64,7 +64,7 @@ func (c *Call) Report() Report {
 		}
 		return r
 	}
-	r.NextProbe = sooner(d.leg[A].probeAt, d.leg[B].probeAt)
+	r.NextProbe = timers.Sooner(d.leg[A].probeAt, d.leg[B].probeAt)
 	r.Verified = min(d.leg[A].proof, d.leg[B].proof)
 	r.Limits = d.limitsLocked()
 	for _, l := range [2]Leg{A, B} {

@@ -146,15 +146,15 @@ func (c *responseContext) settleLocked(now time.Duration) {
 	if c.done {
 		return
 	}
-	due := sooner(c.server.Due(), c.ringBy)
+	due := timers.Sooner(c.server.Due(), c.ringBy)
 	open := c.server.State() != transaction.Terminated
 	for i := range c.legs {
 		l := c.leg(i)
-		due = sooner(due, l.client.Due())
-		due = sooner(due, l.failover)
+		due = timers.Sooner(due, l.client.Due())
+		due = timers.Sooner(due, l.failover)
 		open = open || l.client.State() != transaction.Terminated
 		if l.cancel != nil {
-			due = sooner(due, l.cancel.client.Due())
+			due = timers.Sooner(due, l.cancel.client.Due())
 			open = open || l.cancel.client.State() != transaction.Terminated
 		}
 		if !l.pending() && l.client.State() != transaction.Completed {
@@ -172,7 +172,7 @@ func (c *responseContext) settleLocked(now time.Duration) {
 		return
 	}
 	c.weighLocked()
-	if due = coarse(due, now); due != c.armed {
+	if due = timers.Coarse(due, now); due != c.armed {
 		c.armed = due
 		if due == 0 {
 			c.edge.wheel.Stop(&c.timer)
@@ -205,24 +205,6 @@ func (c *responseContext) weighLocked() {
 		c.edge.held.Add(int64(n - c.held))
 		c.held = n
 	}
-}
-
-// coarse puts a deadline that is far off on a grid, later by less than a tenth: the
-// contexts of a busy second then end in a few wake-ups instead of hundreds, and a
-// wake-up is dearer than all that is done in it.
-func coarse(due, now time.Duration) time.Duration {
-	const far, grid = 3 * time.Second, 250 * time.Millisecond
-	if due-now < far {
-		return due
-	}
-	return (due + grid - 1) / grid * grid
-}
-
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b != 0 && b < a {
-		return b
-	}
-	return a
 }
 
 // forgetLocked takes the context out of every table.

@@ -342,9 +342,9 @@ func (r *ownRequest) settleLocked(now time.Duration) {
 	if r.done {
 		return
 	}
-	due := sooner(r.client.Due(), r.late)
+	due := timers.Sooner(r.client.Due(), r.late)
 	if r.cancel != nil {
-		due = sooner(due, r.cancel.client.Due())
+		due = timers.Sooner(due, r.cancel.client.Due())
 	}
 	if due == 0 {
 		r.forgetLocked()
@@ -357,9 +357,9 @@ func (r *ownRequest) settleLocked(now time.Duration) {
 	r.edge.held.Add(int64(n - r.held))
 	r.held = n
 	if r.told {
-		due = coarse(due, now)
+		due = timers.Coarse(due, now)
 	} else {
-		due = sooner(due, r.deadline)
+		due = timers.Sooner(due, r.deadline)
 	}
 	r.edge.wheel.Set(&r.timer, r, due)
 }

@@ -1,4 +1,4 @@
-package proxy
+package timers
 
 import (
 	"testing"
@@ -17,8 +17,8 @@ func TestFarDeadlinesShareAGrid(t *testing.T) {
 		{"what is on the grid stays", 40 * time.Second, 40 * time.Second},
 		{"none stays none", 0, 0},
 	} {
-		if got := coarse(c.in, now); got != c.want {
-			t.Errorf("%s: coarse(%v) = %v, want %v", c.name, c.in, got, c.want)
+		if got := Coarse(c.in, now); got != c.want {
+			t.Errorf("%s: Coarse(%v) = %v, want %v", c.name, c.in, got, c.want)
 		}
 	}
 }

@@ -9,12 +9,17 @@
 //	decide             route.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
 //	admit              admit.go: draining, overload, rates
 //	open               serve.go: response context, 100 Trying
-//	forward            forward.go: 16.6 – pick a target (pick.go), splice (splice.go), open a leg, send
+//	join               session.go: an INVITE begins a call, a request in a dialog is numbered anew
+//	forward            forward.go: 16.6 – pick a target (pick.go), splice (splice.go, change.go), open a leg, send
 //
 // A response: branch MAC and table slot → response.go (16.7): step the leg, pass it
 // up, try the next target, or conclude with the best. Timers come back through
 // context.go (16.8), ended connections and ICMP errors through edge.go (16.9).
 // What has no transaction goes through stateless.go (16.11).
+//
+// Calls (package dialog) are told of all this and say what they want: requests of the
+// edge's own (inject.go sends them, own.go is their transaction), lines and records.
+// They are asked for nothing while a packet waits; they come back by their timer.
 //
 // # Decisions
 //
@@ -39,12 +44,14 @@
 //	response context                  transaction.Table shard → responseContext.mu; ends on its snapshot
 //	affinity, sources, connIndex      bounded; own locks, held for a look-up
 //	scratch                           the goroutine that took it from the pool
-//	timers                            Wheel; one node per context
+//	calls and their dialogs           dialog.Store shard → Call.mu; keep the policy of their INVITE
+//	timers                            Wheel; one node per context, one per call
 //	state_file                        store.File; its goroutine asks dialog.Store what has changed (keep.go)
 //
-// Locks are taken in the order responseContext.mu, then one of table shard, wheel or
-// connIndex, never two of those at once. Messages are queued in the scratch while a
-// lock is held and sent by flush after it was released. Every lock is released by a
+// Locks are taken in the order responseContext.mu, then Call.mu, then one of table
+// shard, dialog shard, wheel or connIndex, never two of those at once. An ownRequest
+// holds no lock when it tells its call. Messages, and the effects of calls, are queued
+// in the scratch while a lock is held; flush acts on them after it was released. Every lock is released by a
 // defer, so that a panic, which costs its message only, leaves none behind.
 //
 // # Bounds
@@ -55,4 +62,7 @@
 //	error replies       200 a second to unsound messages
 //	affinity            65536 calls, the least recently used is forgotten
 //	names to resolve    resolver.max_pending
+//	calls               limits.max_dialogs; then 503 to new calls, with an eighth in reserve for emergencies
+//	probes              timers.probe_rate_max a second; those that wait have a turn of their own
+//	lines of one call   5 a second about what an operator should change
 package proxy

@@ -126,9 +126,8 @@ func (e *Edge) callInfo(r dialog.Report, now time.Duration) CallInfo {
 		Source: r.Source.Proto.Param() + ":" + r.Source.Remote.String(), State: r.State, Mode: r.Mode.String(),
 		Start: e.wallTime(r.Began), Dialogs: r.Dialogs, Limits: []Limit{}, Legs: []LegInfo{},
 	}
-	if b := e.snap.Load().pools.ByID(r.Backend); b != nil {
-		x.Pool, x.Backend = b.Pool().Name(), b.Name()
-	}
+	at := e.snap.Load().places[r.Backend]
+	x.Pool, x.Backend = at.pool, at.backend
 	x.Age = (now - r.Began).Seconds()
 	for _, l := range r.Limits {
 		x.Limits = append(x.Limits, Limit{Key: l.Key, At: e.wallTime(l.At)})

@@ -195,9 +195,8 @@ func (e *Edge) callEnded(c *dialog.Ended) {
 		Start: e.wallTime(c.Began), End: e.wallTime(c.At), Setup: c.Setup, Duration: c.Duration(),
 		Status: c.Status, EndedBy: c.By.String(), Reason: c.Reason.String(), Mode: c.Mode.String(),
 	}
-	if b := e.snap.Load().pools.ByID(c.Backend); b != nil {
-		r.Pool, r.Backend = b.Pool().Name(), b.Name()
-	}
+	at := e.snap.Load().places[c.Backend]
+	r.Pool, r.Backend = at.pool, at.backend
 	if c.Answered != 0 {
 		r.Answer, r.LastVerified = e.wallTime(c.Answered), e.wallTime(c.Verified)
 	}

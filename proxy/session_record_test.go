@@ -245,6 +245,29 @@ func TestRecordOfACallThatMovedOn(t *testing.T) {
 	})
 }
 
+// A backend that a reload removed is still named by the calls that it had.
+func TestRecordOfACallAtARemovedBackend(t *testing.T) {
+	inLab(t, 2, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		b := l.records()
+		began := time.Now()
+		c := l.talks("", "")
+		without := *l.e.snap.Load().config
+		pool := without.Pools["pbx"]
+		pool.Backends = pool.Backends[1:]
+		without.Pools = map[string]config.Pool{"pbx": pool}
+		if err := l.e.Reload(&without); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.info().Backend; got != "pbx1" {
+			t.Errorf("listed at %q", got)
+		}
+		pass(3 * time.Second)
+		c.asks(sideB, "BYE", "", "", 200, "")
+		b.is(c, began, ended{reason: "bye", by: "callee", mode: "N", status: 200, talked: 3 * time.Second, backend: "pbx1"})
+		c.gone()
+	})
+}
+
 // A challenge is no call that ended: the next INVITE is the call.
 func TestAChallengeLeavesNoRecord(t *testing.T) {
 	for _, status := range []int{401, 407} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sort"
 	"strings"
@@ -32,7 +33,11 @@ type snapshot struct {
 	listeners []*transport.Listener
 	faces     []advertised           // by listener index
 	tls       map[string]*tls.Config // towards backends, by pool
+	places    map[uint32]place       // by backend ID; of former snapshots too, calls may still be there
 }
+
+// place names a backend in records and listings.
+type place struct{ pool, backend string }
 
 // advertised is what a listener shows instead of its address.
 type advertised struct {
@@ -60,6 +65,7 @@ func newSnapshot(c *config.Config, listeners []*transport.Listener, old *snapsho
 		before = old.pools
 	}
 	s.pools = backend.NewSet(c.Pools, before, now)
+	s.addPlaces(old)
 	for _, l := range listeners {
 		f, err := parseAdvertise(l.Config().Advertise, c.Advertise)
 		if err != nil {
@@ -86,6 +92,19 @@ func newSnapshot(c *config.Config, listeners []*transport.Listener, old *snapsho
 	}
 	sort.Strings(s.identity)
 	return s, nil
+}
+
+// addPlaces names all backends that there are and were.
+func (s *snapshot) addPlaces(old *snapshot) {
+	s.places = map[uint32]place{}
+	if old != nil {
+		maps.Copy(s.places, old.places)
+	}
+	for _, p := range s.pools.Pools() {
+		for _, b := range p.Backends() {
+			s.places[b.ID()] = place{p.Name(), b.Name()}
+		}
+	}
 }
 
 // addRules compiles `routes:`. Without any, the only pool takes everything.

@@ -216,6 +216,9 @@ func (l *loader) checkTimers(t Timers, tr Transaction) {
 		l.errorf("timers.ack_timeout", "%s s is below 64*transaction.t1 (%s s): the callee still repeats its answer then", t.AckTimeout, wait)
 	}
 	if t.SessionTTL > 0 {
+		if t.Alive == "2xx_only" && slices.Contains(t.ProbeMethods, "options_stale") {
+			l.warnf("timers.alive", "options_stale is answered with 500, which 2xx_only takes for no sign of life: living calls would be ended")
+		}
 		if t.SessionUpdateSegment == 1 {
 			l.warnf("timers.session_update_segment", "with 1 segment a probe goes out just before the end: 2 or more leave time for retries")
 		}

@@ -19,11 +19,11 @@ import (
 	"github.com/sipward/sipward/test/siptest"
 )
 
-// How many calls are held, and how fast they are placed. The environment may say
-// otherwise, for a quick look.
+// How many calls are held, and how fast they are placed: two probes for each have to
+// stay below probe_rate_max. The environment may say otherwise, for a quick look.
 var (
 	heldCalls = number("SIPWARD_BENCH_CALLS", 100000)
-	placeRate = number("SIPWARD_BENCH_RATE", 1500)
+	placeRate = number("SIPWARD_BENCH_RATE", 900)
 	shortRate = number("SIPWARD_BENCH_SHORT", 1000)
 	interval  = time.Duration(number("SIPWARD_BENCH_INTERVAL", 300)) * time.Second
 )

@@ -19,7 +19,7 @@ func (o *output) close() error {
 }
 
 // open opens stdout, stderr or a file to append to, which group and owner may read.
-func (o *Options) open(name string) (*output, error) {
+func (o *Options) open(name string, isOurs func(os.FileInfo) bool) (*output, error) {
 	switch name {
 	case "stdout":
 		return &output{Writer: o.Stdout}, nil
@@ -30,15 +30,16 @@ func (o *Options) open(name string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.begin(f); err != nil {
+	if err := o.begin(f, isOurs); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
 	return &output{Writer: f, file: f}, nil
 }
 
-// begin makes sure that the next byte of a file begins a line, and that an empty file has its head.
-func (o *Options) begin(f *os.File) error {
+// begin makes sure that the next byte of a file begins a line, and that an empty file has its head. A file that is
+// open here already has both; it may only look torn while a line is being written.
+func (o *Options) begin(f *os.File, isOurs func(os.FileInfo) bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -46,6 +47,7 @@ func (o *Options) begin(f *os.File) error {
 	lead := ""
 	switch {
 	case !info.Mode().IsRegular(): // a pipe or a device
+	case isOurs(info):
 	case info.Size() == 0:
 		lead = o.Head
 	case isTorn(f.Name(), info.Size()):

@@ -79,7 +79,7 @@ func Open(name string, o Options) (*Writer, error) {
 	if o.Buffer == 0 {
 		o.Buffer = 1 << 20
 	}
-	out, err := o.open(name)
+	out, err := o.open(name, func(os.FileInfo) bool { return false })
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func (w *Writer) Redirect(name string) error {
 	if w == nil {
 		return nil
 	}
-	out, err := w.options.open(name)
+	out, err := w.options.open(name, w.isOurs)
 	if err != nil {
 		return err
 	}
@@ -145,6 +145,21 @@ func (w *Writer) Redirect(name string) error {
 	}
 	w.wake()
 	return nil
+}
+
+// isOurs says whether a file is open here: the one that is written to, or one that was until now.
+func (w *Writer) isOurs(info os.FileInfo) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range append([]*output{w.out}, w.retired...) {
+		if o.file == nil {
+			continue
+		}
+		if i, err := o.file.Stat(); err == nil && os.SameFile(i, info) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *Writer) wake() {

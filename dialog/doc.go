@@ -29,6 +29,19 @@
 //   - A message of the network can cost a bounded amount of memory, and cannot put off
 //     all limits of a call.
 //
+// # Clauses
+//
+// Comments here, in timers and in proxy name the clauses of the session timers' design:
+//
+//	A    what RFC 4028 8 asks of a transparent proxy: 1 requests, 2 a 422 from below, 3 the 2xx,
+//	     4 each leg's view, 5 the session's expiry, 6 what follows it (and RFC 4028 8.3, which is left on purpose)
+//	B    the modes R, P and N, how a leg is asked, the limits and what moves them
+//	C    requests of the edge: 1 their text, 2 their way, 3 when they are allowed, 4 re-INVITE, 5 their answers,
+//	     6 target refresh, 7 early dialogs and forks, 8 BYE
+//	D    CSeq and RAck
+//	E    the dialog: 1 its key, 2 its states, 3 crossing BYEs, 4 a lost ACK, 5 ends that vanish, 6 what is kept,
+//	     7 timers and the edge's own load, 8 bounds, 9 restart
+//
 // # Locks
 //
 // Call.mu guards a call and its dialogs. Under it a shard, the wheel, names, streams

@@ -35,19 +35,10 @@ func newBackendsList(a *asking) *cobra.Command {
 		Short: "List the backends, with state and calls",
 		Args:  none,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			l, err := client.Backends(c.Context())
-			if err != nil {
-				return err
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), l)
-			}
-			writeBackends(c.OutOrStdout(), l.Backends, time.Now())
-			return nil
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (admin.BackendList, error) {
+				return client.Backends(ctx)
+			},
+				func(out io.Writer, l admin.BackendList) { writeBackends(out, l.Backends, time.Now()) })
 		},
 	}
 }
@@ -60,22 +51,13 @@ func newBackendsSet(a *asking, use, state, short string) *cobra.Command {
 		Args:              oneArgument("the name of a backend; sipward backends list shows them"),
 		ValidArgsFunction: a.completes(backendNames),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			b, err := findBackend(c.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			if b, err = client.SetBackend(c.Context(), b.Pool, b.Name, state); err != nil {
-				return err
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), b)
-			}
-			writeBackends(c.OutOrStdout(), []proxy.BackendInfo{b}, time.Now())
-			return nil
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (proxy.BackendInfo, error) {
+				b, err := findBackend(ctx, client, args[0])
+				if err != nil {
+					return b, err
+				}
+				return client.SetBackend(ctx, b.Pool, b.Name, state)
+			}, func(out io.Writer, b proxy.BackendInfo) { writeBackends(out, []proxy.BackendInfo{b}, time.Now()) })
 		},
 	}
 }

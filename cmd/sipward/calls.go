@@ -49,19 +49,8 @@ func newCallsList(a *asking) *cobra.Command {
 			if f.Limit < 1 || f.Limit > admin.MaxLimit {
 				return usageError{fmt.Errorf("--limit %d: 1 to %d", f.Limit, admin.MaxLimit)}
 			}
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			l, err := client.Calls(c.Context(), f)
-			if err != nil {
-				return err
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), l)
-			}
-			writeCalls(c.OutOrStdout(), l, time.Now())
-			return nil
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (admin.CallList, error) { return client.Calls(ctx, f) },
+				func(out io.Writer, l admin.CallList) { writeCalls(out, l, time.Now()) })
 		},
 	}
 	c.Flags().StringVar(&f.CallID, "call-id", "", "only those with this `Call-ID`")
@@ -81,19 +70,10 @@ func newCallsShow(a *asking) *cobra.Command {
 		Args:              oneArgument("the ID that sipward calls list shows, or a Call-ID"),
 		ValidArgsFunction: a.completes(callNames),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			call, err := findCall(c.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), call)
-			}
-			writeCall(c.OutOrStdout(), call, time.Now())
-			return nil
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (proxy.CallInfo, error) {
+				return findCall(ctx, client, args[0])
+			},
+				func(out io.Writer, call proxy.CallInfo) { writeCall(out, call, time.Now()) })
 		},
 	}
 }
@@ -105,24 +85,20 @@ func newCallsEnd(a *asking) *cobra.Command {
 		Args:              oneArgument("the ID that sipward calls list shows, or a Call-ID"),
 		ValidArgsFunction: a.completes(callNames),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			call, err := findCall(c.Context(), client, args[0])
-			if err != nil {
-				return err
-			}
-			was, err := client.EndCall(c.Context(), call.ID)
-			if err != nil {
-				return fmt.Errorf("call %s: %w", visible(call.ID), err)
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), was)
-			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "call %s is being ended: BYE goes to %s and %s\n",
-				visible(was.ID), cut(visible(was.From), widestParty), cut(visible(was.To), widestParty))
-			return err
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (proxy.CallInfo, error) {
+				call, err := findCall(ctx, client, args[0])
+				if err != nil {
+					return call, err
+				}
+				was, err := client.EndCall(ctx, call.ID)
+				if err != nil {
+					return was, fmt.Errorf("call %s: %w", visible(call.ID), err)
+				}
+				return was, nil
+			}, func(out io.Writer, was proxy.CallInfo) {
+				fmt.Fprintf(out, "call %s is being ended: BYE goes to %s and %s\n",
+					visible(was.ID), cut(visible(was.From), widestParty), cut(visible(was.To), widestParty))
+			})
 		},
 	}
 }
@@ -133,19 +109,7 @@ func newCallsStats(a *asking) *cobra.Command {
 		Short: "Show the figures of all calls since the start",
 		Args:  none,
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			s, err := client.Stats(c.Context())
-			if err != nil {
-				return err
-			}
-			if a.asJSON {
-				return writeJSON(c.OutOrStdout(), s)
-			}
-			writeStats(c.OutOrStdout(), s)
-			return nil
+			return shows(c, a, func(ctx context.Context, client *admin.Client) (proxy.CallStats, error) { return client.Stats(ctx) }, writeStats)
 		},
 	}
 }

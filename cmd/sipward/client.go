@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -90,6 +91,23 @@ func (a *asking) client() (*admin.Client, error) {
 		path = os.Getenv(socketVariable)
 	}
 	return admin.NewClient(admin.Paths(path)...), nil
+}
+
+// shows asks the edge and writes the answer, as JSON or as text for people.
+func shows[T any](c *cobra.Command, a *asking, ask func(context.Context, *admin.Client) (T, error), text func(io.Writer, T)) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	answer, err := ask(c.Context(), client)
+	if err != nil {
+		return err
+	}
+	if a.asJSON {
+		return writeJSON(c.OutOrStdout(), answer)
+	}
+	text(c.OutOrStdout(), answer)
+	return nil
 }
 
 // completes makes a completion that asks the edge. What goes wrong completes nothing.

@@ -279,10 +279,7 @@ func (l *Log) Relay(r *Relay) {
 	b = appendToken(b, r.Backend)
 	b = append(b, ':')
 	b = appendAddrPort(b, r.Dst)
-	b = append(b, " ID="...)
-	b = appendToken(b, r.CallID)
-	p.b = append(b, '\n')
-	_, _ = l.writer.Write(p.b)
+	l.ends(p, b, r.CallID)
 }
 
 // Reply writes the line of a response. Nothing of r is kept.
@@ -308,10 +305,7 @@ func (l *Log) Reply(r *Reply) {
 	b = appendToken(b, r.Method)
 	b = append(b, " IP="...)
 	b = appendAddrPort(b, r.Src)
-	b = append(b, " ID="...)
-	b = appendToken(b, r.CallID)
-	p.b = append(b, '\n')
-	_, _ = l.writer.Write(p.b)
+	l.ends(p, b, r.CallID)
 }
 
 // Ended writes the line of a call's end. Nothing of e is kept. It is a notice that the switches of requests and replies
@@ -336,10 +330,7 @@ func (l *Log) Ended(e *End) {
 	b = appendToken(b, e.From)
 	b = append(b, " T="...)
 	b = appendToken(b, e.To)
-	b = append(b, " ID="...)
-	b = appendToken(b, e.CallID)
-	p.b = append(b, '\n')
-	_, _ = l.writer.Write(p.b)
+	l.ends(p, b, e.CallID)
 }
 
 // appendSeconds appends a duration in seconds with three decimals.
@@ -351,6 +342,12 @@ func appendSeconds(b []byte, d time.Duration) []byte {
 type stamp struct {
 	second int64 // Unix time
 	text   string
+}
+
+// ends writes a line whose last field is the Call-ID.
+func (l *Log) ends(p *line, b, callID []byte) {
+	p.b = append(appendToken(append(b, " ID="...), callID), '\n')
+	_, _ = l.writer.Write(p.b)
 }
 
 // begins appends what each line of the format kamailio begins with: the time, host, process, level and script.

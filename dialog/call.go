@@ -62,7 +62,7 @@ type Invite struct {
 	Now     time.Duration
 }
 
-// Why a call could not be opened.
+// Refusal says why a call could not be opened.
 type Refusal uint8
 
 const (
@@ -122,9 +122,6 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 
 // ID is the call's name in our Record-Route.
 func (c *Call) ID() ID { return c.id }
-
-// Policy is the policy of the call.
-func (c *Call) Policy() *timers.Policy { return c.policy }
 
 // Forwarded tells where the INVITE was sent: to a backend, or from inside to an
 // outside party over a flow. A later target replaces an earlier one.

@@ -3,6 +3,7 @@ package dialog
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/sipward/sipward/proxy/wire"
@@ -141,12 +142,7 @@ func (d *Dialog) keepsBodies() bool {
 	if p.TTL == 0 || d.call.noInject {
 		return false
 	}
-	for _, m := range p.Methods {
-		if m == timers.ProbeReinvite {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(p.Methods, timers.ProbeReinvite)
 }
 
 // forgoBodies is trimBodies as far as it can be told before the answer is taken, which
@@ -230,13 +226,15 @@ func (d *Dialog) seenLocked(from Leg, now time.Duration) {
 	d.scheduleLocked(now)
 }
 
+// isToBeProbed says whether the configuration wants a leg probed, if it can be.
+func (d *Dialog) isToBeProbed(l Leg) bool {
+	p := d.call.policy
+	return p.TTL > 0 && (l == A && p.ProbeA || l == B && p.ProbeB)
+}
+
 // isProbed says whether the edge asks a leg for signs of life.
 func (d *Dialog) isProbed(l Leg) bool {
-	p := d.call.policy
-	if p.TTL == 0 || d.mode != timers.ModeR && d.mode != timers.ModeP {
-		return false
-	}
-	if l == A && !p.ProbeA || l == B && !p.ProbeB {
+	if !d.isToBeProbed(l) || d.mode != timers.ModeR && d.mode != timers.ModeP {
 		return false
 	}
 	return !d.call.noInject && !d.noAck && !d.bypassed && !d.mute &&
@@ -267,10 +265,8 @@ func (d *Dialog) isCapped() bool {
 		return true
 	}
 	for _, l := range [2]Leg{A, B} {
-		if p.TTL > 0 && (l == A && p.ProbeA || l == B && p.ProbeB) {
-			if !d.isProbed(l) || d.leg[l].proven == weakly {
-				return true
-			}
+		if d.isToBeProbed(l) && (!d.isProbed(l) || d.leg[l].proven == weakly) {
+			return true
 		}
 	}
 	return false

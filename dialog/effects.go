@@ -43,6 +43,18 @@ type Act struct {
 	mends  Body   // of a re-INVITE that tells a leg what the other one answered; else none
 }
 
+// actLocked asks for a request to a leg.
+func (d *Dialog) actLocked(fx *Effects, l Leg, a Act) {
+	a.Ref, a.Place = Ref{d: d, key: d.key, From: l.Peer()}, d.call.placeLocked(l)
+	fx.Acts = append(fx.Acts, a)
+}
+
+// noteLocked tells the operator of a leg; status is of the response that is the
+// reason, 0 = none.
+func (d *Dialog) noteLocked(fx *Effects, k NoteKind, l Leg, status int) {
+	fx.Notes = append(fx.Notes, Note{Kind: k, CallID: d.texts.get(callID), Leg: l, Status: status})
+}
+
 // To is the leg that gets the request.
 func (a *Act) To() Leg { return a.Ref.From.Peer() }
 

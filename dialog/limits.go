@@ -122,8 +122,7 @@ func (d *Dialog) expireLocked(fx *Effects, pace *timers.Pace, now time.Duration)
 		return
 	}
 	if d.byeBy != 0 && now >= d.byeBy { // a challenged BYE never came again
-		d.terminateLocked(fx, ByBYE, now)
-		d.by = enderOf(d.byeFrom)
+		d.hungUpLocked(fx, now)
 		return
 	}
 	if d.expires != 0 && now >= d.expires+expiryGrace {
@@ -198,6 +197,12 @@ func (d *Dialog) terminateLocked(fx *Effects, why Reason, now time.Duration) {
 	d.byeLocked(fx, A, now)
 }
 
+// hungUpLocked ends a dialog whose leg wanted to hang up, and could not.
+func (d *Dialog) hungUpLocked(fx *Effects, now time.Duration) {
+	d.terminateLocked(fx, ByBYE, now)
+	d.by = enderOf(d.byeFrom)
+}
+
 // quietLocked stops everything but the end.
 func (d *Dialog) quietLocked() {
 	for l := range d.leg {
@@ -236,13 +241,11 @@ func (d *Dialog) byeLocked(fx *Effects, l Leg, now time.Duration) {
 	}
 	draft, ok := d.composeLocked(l, wire.BYE, n, timers.ProbeNone, d.reasonHeader(), Body{})
 	if !ok {
-		fx.Notes = append(fx.Notes, Note{Kind: Untracked, CallID: d.texts.get(callID), Leg: l})
+		d.noteLocked(fx, Untracked, l, 0)
 		d.byeEndedLocked(fx, l, now)
 		return
 	}
-	fx.Acts = append(fx.Acts, Act{
-		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: wire.BYE, Place: d.call.placeLocked(l),
-	})
+	d.actLocked(fx, l, Act{Draft: draft, Method: wire.BYE})
 }
 
 // youth is the age up to which an epoch of a sequence must stay (spec D, pruning).
@@ -294,7 +297,7 @@ func (d *Dialog) byeFinalLocked(fx *Effects, l Leg, status int, now time.Duratio
 		d.byeLocked(fx, l, now)
 		return
 	case status == 401 || status == 407:
-		fx.Notes = append(fx.Notes, Note{Kind: ByeChallenged, CallID: d.texts.get(callID), Leg: l, Status: status})
+		d.noteLocked(fx, ByeChallenged, l, status)
 	}
 	d.byeEndedLocked(fx, l, now)
 }

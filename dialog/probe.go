@@ -147,7 +147,7 @@ func (d *Dialog) probeLocked(fx *Effects, pace *timers.Pace, now time.Duration) 
 		if !d.doubted && !d.isProbed(l) { // not any more
 			x.probeAt = 0
 			if d.seq[l.Peer()].Exhausted() {
-				fx.Notes = append(fx.Notes, Note{Kind: Exhausted, CallID: d.texts.get(callID), Leg: l})
+				d.noteLocked(fx, Exhausted, l, 0)
 			}
 			continue
 		}
@@ -242,16 +242,13 @@ func (d *Dialog) sendProbeLocked(fx *Effects, l Leg, m timers.ProbeMethod, now t
 	if !ok {
 		d.mute = true
 		x.probeAt = 0
-		fx.Notes = append(fx.Notes, Note{Kind: Untracked, CallID: d.texts.get(callID), Leg: l})
+		d.noteLocked(fx, Untracked, l, 0)
 		return
 	}
 	x.probeAt, x.blocked = 0, 0
 	x.own++
 	x.reoffer = m == timers.ProbeReinvite
-	fx.Acts = append(fx.Acts, Act{
-		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: method, Probe: m, Place: d.call.placeLocked(l),
-		number: n,
-	})
+	d.actLocked(fx, l, Act{Draft: draft, Method: method, Probe: m, number: n})
 }
 
 // AckFor builds the ACK for the 2xx m to an INVITE of ours (spec C.4).
@@ -363,7 +360,7 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		x.refused |= bit(timers.ProbeUpdate) | bit(timers.ProbeReinvite) | bit(a.Probe)
 		if x.refused&challenged == 0 {
 			x.refused |= challenged
-			fx.Notes = append(fx.Notes, Note{Kind: Challenged, CallID: d.texts.get(callID), Leg: l, Status: m.Status})
+			d.noteLocked(fx, Challenged, l, m.Status)
 		}
 		if a.Probe == timers.ProbeOptions { // it will not answer anything else either
 			x.refused &^= bit(timers.ProbeOptions)
@@ -499,7 +496,7 @@ func (d *Dialog) compareLocked(fx *Effects, l Leg, m *wire.Msg, now time.Duratio
 		told = d.mendLocked(fx, peer, body, now)
 	}
 	if !told {
-		fx.Notes = append(fx.Notes, Note{Kind: Diverged, CallID: d.texts.get(callID), Leg: l})
+		d.noteLocked(fx, Diverged, l, 0)
 	}
 }
 
@@ -515,9 +512,9 @@ func (d *Dialog) mendLocked(fx *Effects, l Leg, body Body, now time.Duration) bo
 	}
 	d.leg[l].own++
 	d.leg[l].reoffer = true
-	fx.Acts = append(fx.Acts, Act{
-		Draft: draft, Ref: Ref{d: d, key: d.key, From: l.Peer()}, Method: wire.INVITE, Probe: timers.ProbeReinvite,
-		Place: d.call.placeLocked(l), number: n, mends: Body{SDP: bytes.Clone(body.SDP), Type: bytes.Clone(body.Type)},
+	d.actLocked(fx, l, Act{
+		Draft: draft, Method: wire.INVITE, Probe: timers.ProbeReinvite, number: n,
+		mends: Body{SDP: bytes.Clone(body.SDP), Type: bytes.Clone(body.Type)},
 	})
 	return true
 }
@@ -533,7 +530,7 @@ func (d *Dialog) mendedLocked(fx *Effects, l Leg, told Body, m *wire.Msg, status
 		}
 	}
 	d.leg[l].unsafe = true
-	fx.Notes = append(fx.Notes, Note{Kind: Diverged, CallID: d.texts.get(callID), Leg: l})
+	d.noteLocked(fx, Diverged, l, 0)
 }
 
 // doubtAnsweredLocked: the ACK is missing and the legs were asked, the callee first
@@ -560,7 +557,7 @@ func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now
 // injected any more, no_timer_call_duration applies.
 func (d *Dialog) unacknowledgedLocked(fx *Effects, l Leg) {
 	d.doubted, d.noAck, d.expires = false, true, 0
-	fx.Notes = append(fx.Notes, Note{Kind: Unacknowledged, CallID: d.texts.get(callID), Leg: l})
+	d.noteLocked(fx, Unacknowledged, l, 0)
 }
 
 func (d *Dialog) canAskLocked(l Leg) bool {

@@ -22,10 +22,7 @@ type Ref struct {
 // Known says whether there is a dialog.
 func (r Ref) Known() bool { return r.d != nil }
 
-// Call is the dialog's call.
-func (r Ref) Call() *Call { return r.d.call }
-
-// holdLocked says whether the Ref still means the dialog that it was made for.
+// holdsLocked says whether the Ref still means the dialog that it was made for.
 func (r Ref) holdsLocked() bool { return r.d.key == r.key && r.d.state != over && !r.d.call.done }
 
 // Find finds the dialog of an in-dialog request: by the ID that our Route carried,
@@ -151,15 +148,15 @@ func (r Ref) Request(fx *Effects, m *wire.Msg, from Flow, learned uint32, now ti
 	x := &d.leg[r.From]
 	v.CSeq = d.seq[r.From].Pass(m.CSeq)
 	x.open = saturated(x.open)
-	switch m.Method {
-	case wire.INVITE:
+	if m.Method == wire.INVITE {
 		x.invite = m.CSeq
-		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
-	case wire.UPDATE:
-		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
-	case wire.PRACK:
-		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
+	}
+	if m.Method == wire.PRACK {
 		v.RAck = d.rackLocked(r.From, m)
+	}
+	switch m.Method {
+	case wire.INVITE, wire.UPDATE, wire.PRACK:
+		d.media.Request(r.From, m.Method, m.CSeq, BodyOf(m))
 	case wire.BYE:
 		target, ok := d.targetLocked(r.From.Peer())
 		t.isAstray = ok && !bytes.Equal(target, m.Bytes(m.RURI))
@@ -423,7 +420,7 @@ func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, isAstray b
 		// was, but for a deadline.
 		if from == d.byeFrom {
 			d.state = confirmed
-			d.hangupByLocked(fx, now)
+			d.byeChallengedLocked(fx, now)
 		}
 	case status < 300 || (status == 481 || status == 408) && !isAstray:
 		d.call.forgetLocked(d, now)
@@ -437,12 +434,11 @@ func (d *Dialog) byeAnsweredLocked(fx *Effects, from Leg, status int, isAstray b
 	}
 }
 
-// hangupByLocked gives a challenged BYE 64*T1 to come again, but not again and again:
+// byeChallengedLocked gives a challenged BYE 64*T1 to come again, but not again and again:
 // that would put off all limits.
-func (d *Dialog) hangupByLocked(fx *Effects, now time.Duration) {
+func (d *Dialog) byeChallengedLocked(fx *Effects, now time.Duration) {
 	if d.dared++; d.dared > maxDared {
-		d.terminateLocked(fx, ByBYE, now)
-		d.by = enderOf(d.byeFrom)
+		d.hungUpLocked(fx, now)
 		return
 	}
 	d.byeBy = now + d.call.linger()

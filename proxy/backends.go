@@ -12,18 +12,16 @@ import (
 // order of the file.
 func (e *Edge) Backends() []BackendInfo {
 	now := e.wheel.Now()
-	start := time.Now().Add(-now)
 	all := []BackendInfo{}
 	for _, p := range e.snap.Load().pools.Pools() {
 		for _, b := range p.Backends() {
-			all = append(all, backendInfo(b, start, now))
+			all = append(all, e.backendInfo(b, now))
 		}
 	}
 	return all
 }
 
-// backendInfo describes a backend; start is when the wheel's clock began.
-func backendInfo(b *backend.Backend, start time.Time, now time.Duration) BackendInfo {
+func (e *Edge) backendInfo(b *backend.Backend, now time.Duration) BackendInfo {
 	state := b.State(now)
 	x := BackendInfo{
 		Pool: b.Pool().Name(), Name: b.Name(), Address: b.Address(), Targets: []string{},
@@ -34,7 +32,7 @@ func backendInfo(b *backend.Backend, start time.Time, now time.Duration) Backend
 		x.Targets = append(x.Targets, t.Proto.Param()+":"+t.Addr.String())
 	}
 	if state == backend.Up || state == backend.Down { // what is known of the others is of their health
-		x.Since = start.Add(b.Since(now)).Round(time.Millisecond)
+		x.Since = e.wallTime(b.Since(now)).Round(time.Millisecond)
 	}
 	return x
 }
@@ -64,11 +62,19 @@ func (e *Edge) SetBackend(pool, name, state string) error {
 	return nil
 }
 
-func orderOf(state string) (backend.State, error) {
-	for _, s := range []backend.State{backend.Up, backend.Drain, backend.Disabled} {
-		if state == s.String() {
-			return s, nil
+// named finds the value that goes by a word.
+func named[T fmt.Stringer](word string, all ...T) (found T, ok bool) {
+	for _, v := range all {
+		if v.String() == word {
+			return v, true
 		}
+	}
+	return found, false
+}
+
+func orderOf(state string) (backend.State, error) {
+	if s, ok := named(state, backend.Up, backend.Drain, backend.Disabled); ok {
+		return s, nil
 	}
 	return 0, fmt.Errorf("state %q: a backend can be set to up, drain or disabled", state)
 }

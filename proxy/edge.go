@@ -9,7 +9,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -368,11 +367,7 @@ func (e *Edge) Stop(ctx context.Context) error {
 
 // Closed fails what waited on a connection. It implements transport.Handler.
 func (e *Edge) Closed(c *transport.Conn, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			e.panicked(r, debug.Stack(), c.Remote().String())
-		}
-	}()
+	defer e.outlive(c.Remote().String())
 	set := e.onConn.take(c.ID())
 	w := e.scratch()
 	defer e.release(w)
@@ -389,11 +384,7 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 // can be forged, so it counts only with a branch of ours in what it quotes. It
 // implements transport.Handler.
 func (e *Edge) Unreachable(f transport.Flow, quoted []byte) {
-	defer func() {
-		if r := recover(); r != nil {
-			e.panicked(r, debug.Stack(), f.Remote().String())
-		}
-	}()
+	defer e.outlive(f.Remote().String())
 	w := e.scratch()
 	defer e.release(w)
 	w.msg.Scan(quoted, false) // cut short, so it is faulty

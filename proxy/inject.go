@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"runtime/debug"
 	"time"
 
 	"github.com/sipward/sipward/dialog"
@@ -86,11 +85,7 @@ func (e *Edge) wayTo(snap *snapshot, a *dialog.Act) (route, bool) {
 func (e *Edge) injectResolved(a *dialog.Act, r route, targets []resolve.Target, err error) {
 	w := e.scratch()
 	defer e.release(w)
-	defer func() {
-		if x := recover(); x != nil {
-			e.panicked(x, debug.Stack(), "resolver")
-		}
-	}()
+	defer e.outlive("resolver")
 	snap, now := e.snap.Load(), e.wheel.Now()
 	if rej := r.found(snap, targets, err); rej.status != 0 {
 		e.injected(w, a, nil, 0, now)

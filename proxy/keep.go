@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/sipward/sipward/config"
@@ -52,11 +51,7 @@ func (e *Edge) restoreCalls(c *config.Config) error {
 // noteChanges tells the file which calls have changed since the last time. It runs on
 // the goroutine that writes.
 func (e *Edge) noteChanges() {
-	defer func() {
-		if r := recover(); r != nil {
-			e.panicked(r, debug.Stack(), "state_file")
-		}
-	}()
+	defer e.outlive("state_file")
 	e.dialogs.Changes(e.wallTime,
 		func(id dialog.ID, state []byte) { e.state.Put(uint64(id), state) },
 		func(id dialog.ID) { e.state.Delete(uint64(id)) })

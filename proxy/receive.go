@@ -45,6 +45,13 @@ func (e *Edge) survive(p *transport.Packet) {
 	}
 }
 
+// outlive is survive where there is no message; peer names what was at work.
+func (e *Edge) outlive(peer string) {
+	if r := recover(); r != nil {
+		e.panicked(r, debug.Stack(), peer)
+	}
+}
+
 func (e *Edge) panicked(r any, stack []byte, peer string) {
 	n := e.count.panics.Add(1)
 	if e.panicLines.Admit(e.wheel.Now()) {

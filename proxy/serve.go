@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"runtime/debug"
 	"time"
 
 	"github.com/sipward/sipward/dialog"
@@ -150,11 +149,7 @@ func (c *responseContext) localReply(w *scratch, status int) []byte {
 func (c *responseContext) resolved(targets []resolve.Target, err error) {
 	w := c.edge.scratch()
 	defer c.edge.release(w)
-	defer func() {
-		if r := recover(); r != nil {
-			c.edge.panicked(r, debug.Stack(), "resolver")
-		}
-	}()
+	defer c.edge.outlive("resolver")
 	c.goOn(w, targets, err, c.edge.wheel.Now())
 	w.flush()
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"encoding/binary"
 	"hash/maphash"
 	"strconv"
 	"time"
@@ -187,7 +186,7 @@ func (l *learned) key(m *wire.Msg) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
 	h.Write(m.Bytes(m.CallID))
-	h.Write(binary.BigEndian.AppendUint16(nil, uint16(m.CallID.Len())))
+	h.WriteByte(0)
 	h.Write(m.Bytes(m.From.Tag))
 	return h.Sum64()
 }
@@ -220,27 +219,13 @@ func policyOf(c *config.Config) *timers.Policy {
 		EndOn408: t.On408 == "end", ReinviteWebRTC: t.ReinviteWebRTC, NoInjectIdentity: t.NoInjectIfIdentity4474,
 		Ring: t.MaxRingDuration.D(), AckWait: t.AckWait(c.Transaction.T1).D(), T1: c.Transaction.T1.D(), MaxEarly: t.MaxEarlyPerInvite,
 	}
-	switch t.InsertSE {
-	case "if_uac_supports":
-		p.Insert = timers.InsertIfSupported
-	case "always":
-		p.Insert = timers.InsertAlways
-	}
-	if t.Detect == "session_expires" {
-		p.Detect = timers.DetectSE
-	}
-	switch t.OnSEExpiry {
-	case "drop_state":
-		p.OnExpiry = timers.ExpiryDropState
-	case "bye":
-		p.OnExpiry = timers.ExpiryBYE
-	}
+	// Other words than these the configuration has refused.
+	p.Insert, _ = named(t.InsertSE, timers.InsertNever, timers.InsertIfSupported, timers.InsertAlways)
+	p.Detect, _ = named(t.Detect, timers.DetectAny, timers.DetectSE)
+	p.OnExpiry, _ = named(t.OnSEExpiry, timers.ExpiryProbe, timers.ExpiryDropState, timers.ExpiryBYE)
 	for _, name := range t.ProbeMethods {
-		for _, m := range [...]timers.ProbeMethod{timers.ProbeUpdate, timers.ProbeReinvite, timers.ProbeOptions, timers.ProbeOptionsStale} {
-			if m.String() == name {
-				p.Methods = append(p.Methods, m)
-			}
-		}
+		m, _ := named(name, timers.ProbeUpdate, timers.ProbeReinvite, timers.ProbeOptions, timers.ProbeOptionsStale)
+		p.Methods = append(p.Methods, m)
 	}
 	return p
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"encoding/binary"
 	"net/netip"
-	"runtime/debug"
 
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transaction"
@@ -81,11 +80,7 @@ func (e *Edge) resolveStateless(m *wire.Msg, f transport.Flow, r route) {
 	e.resolver.Resolve(r.query, func(targets []resolve.Target, err error) {
 		w := e.scratch()
 		defer e.release(w)
-		defer func() {
-			if x := recover(); x != nil {
-				e.panicked(x, debug.Stack(), f.Remote().String())
-			}
-		}()
+		defer e.outlive(f.Remote().String())
 		snap := e.snap.Load()
 		if rej := r.found(snap, targets, err); rej.status != 0 {
 			e.count.rejected.Add(1)

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", together); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(siptest.StrayReader), goleak.Cleanup(func(code int) {
 		siptest.RemoveBinary()
 		os.Exit(code)
 	}))

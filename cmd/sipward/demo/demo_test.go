@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sipward/sipward/test/siptest"
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction(siptest.StrayReader)) }
 
 // good is a small play in which all went well: three calls, one failed over from a to b.
 func good() ([]call, []tally) {

@@ -1,0 +1,2 @@
+// Package security decides what is stopped, and never stops the wrong one.
+package security

@@ -206,6 +206,7 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	}
 	if c.answered == 0 {
 		c.answered = now
+		c.store.parties.move(party{}, c.outside.party())
 		c.store.stats.answered(c.setupLocked())
 	}
 	d.meetLocked(m)

@@ -44,7 +44,7 @@
 //
 // # Locks
 //
-// Call.mu guards a call and its dialogs. Under it a shard, the wheel, names, streams
-// or tallies may be locked, one at a time; nothing waits the other way. Nobody calls
+// Call.mu guards a call and its dialogs. Under it a shard, the wheel, names, streams,
+// parties or tallies may be locked, one at a time; nothing waits the other way. Nobody calls
 // out while it is held, but for Options.Own, which must not lock.
 package dialog

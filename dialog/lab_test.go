@@ -355,6 +355,11 @@ func (l *lab) empty() {
 			l.Errorf("backend %d has %d calls", id, n.Load())
 		}
 	}
+	for i := range l.s.parties.shard {
+		if n := len(l.s.parties.shard[i].of); n != 0 {
+			l.Errorf("shard %d: %d parties left", i, n)
+		}
+	}
 	if len(l.s.streams.on) != 0 {
 		l.Errorf("%d connections remembered", len(l.s.streams.on))
 	}

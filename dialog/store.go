@@ -47,6 +47,7 @@ type Store struct {
 
 	names   names
 	streams streams
+	parties parties
 	tallies tallies
 	stats   stats
 	changes changes
@@ -74,6 +75,7 @@ func NewStore(o Options) *Store {
 		s.shard[i].tombs.limit = max(o.Capacity/shards, 64)
 	}
 	s.names.init()
+	s.parties.init()
 	s.changes.limit = max(4*o.Capacity, 1024)
 	return s
 }

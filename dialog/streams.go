@@ -49,6 +49,9 @@ func (s *streams) take(conn uint64) map[*Call]struct{} {
 func (c *Call) outsideLocked(at flow) {
 	was := c.outside
 	c.outside = at
+	if c.answered != 0 {
+		c.store.parties.move(was.party(), at.party())
+	}
 	if was.conn == at.conn {
 		return
 	}

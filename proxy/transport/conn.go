@@ -81,10 +81,15 @@ func (c *Conn) Close(reason error) {
 	if reason == nil {
 		reason = ErrClosed
 	}
+	c.end(reason)
+}
+
+// end is Close; false when the connection was closed already.
+func (c *Conn) end(reason error) bool {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.err = reason
 	c.early = nil
@@ -100,6 +105,7 @@ func (c *Conn) Close(reason error) {
 	if box != nil {
 		_ = box.Close()
 	}
+	return true
 }
 
 func (l *Layer) countClosed(reason error) {

@@ -181,6 +181,19 @@ func (r *registry) size() (connections, dialing int) {
 	return len(r.byID), r.dialing
 }
 
+// accepted returns the connections that peers opened.
+func (r *registry) accepted() []*Conn {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*Conn, 0, len(r.byID))
+	for _, c := range r.byID {
+		if c.inbound {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
 // shut refuses all further connections and returns those that there are.
 func (r *registry) shut() []*Conn {
 	r.mu.Lock()

@@ -21,7 +21,9 @@ type Stats struct {
 	StreamFaults      uint64 // connections closed: not framable
 	Pings             uint64 // CRLF keep-alives answered on streams
 
-	Datagrams    uint64 // received, keep-alives included
+	Datagrams    uint64 // received, keep-alives included, those of banned sources not
+	Banned       uint64 // datagrams dropped unread: Options.Banned
+	Filtered     uint64 // datagrams dropped in the kernel: Layer.Filter
 	KeepAlives   uint64 // datagrams of CRLF or NUL only, dropped
 	SocketDrops  uint64 // datagrams that found the receive buffer full
 	ReadErrors   uint64
@@ -38,7 +40,7 @@ type counters struct {
 
 // socketCounters are kept per UDP socket, so that readers do not share cache lines.
 type socketCounters struct {
-	datagrams, keepAlives, drops, readErrors, sendErrors, oversize, unreachables atomic.Uint64
+	datagrams, banned, filtered, keepAlives, drops, readErrors, sendErrors, oversize, unreachables atomic.Uint64
 }
 
 // Stats reads all counters; they are not of one instant.
@@ -56,6 +58,8 @@ func (l *Layer) Stats() Stats {
 		for _, socket := range listener.sockets {
 			u := &socket.count
 			s.Datagrams += u.datagrams.Load()
+			s.Banned += u.banned.Load()
+			s.Filtered += u.filtered.Load()
 			s.KeepAlives += u.keepAlives.Load()
 			s.SocketDrops += u.drops.Load()
 			s.ReadErrors += u.readErrors.Load()

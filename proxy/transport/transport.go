@@ -51,6 +51,9 @@ type Options struct {
 	ClientTLSFor func(serverName string, remote netip.AddrPort) *tls.Config
 	// Admit, if set, is asked for each connection before anything is spent on it; false refuses. It must not block.
 	Admit func(l *Listener, remote netip.AddrPort) bool
+	// Banned, if set, is asked for the source of each datagram before anything else is done with it; true drops it. It
+	// is called by every reader, for each datagram of a flood: it must be cheap and must not block or allocate.
+	Banned func(src netip.Addr) bool
 	// Readers is the number of sockets and readers per UDP listener; 0 = GOMAXPROCS.
 	Readers int
 	// OnProblem takes rare operational lines, from any goroutine. It must not block.
@@ -83,6 +86,10 @@ var (
 	ErrSlowMessage = errors.New("message not completed in time")
 	// ErrIdle is the reason of a connection on which nothing came for Limits.IdleTimeout.
 	ErrIdle = errors.New("idle for too long")
+	// ErrUnwanted is the reason of connections that Layer.CloseFrom ended.
+	ErrUnwanted = errors.New("connection of a source that is not wanted any more")
+	// ErrNoFilter is Layer.Filter's answer where the system has no such thing.
+	ErrNoFilter = errors.New("no socket filters on this system")
 	// ErrTooManyConnections is Connect's answer at Limits.MaxConnections.
 	ErrTooManyConnections = errors.New("too many connections")
 	// ErrTooManyDials is Connect's answer while maxDialing connections are in the making.
@@ -176,6 +183,17 @@ func (l *Layer) Listeners() []*Listener {
 
 // ConnByID returns the open connection with that id, or nil.
 func (l *Layer) ConnByID(id uint64) *Conn { return l.conns.get(id) }
+
+// CloseFrom closes the accepted connections of the peers that is picks, with ErrUnwanted, and returns how many it closed.
+// It looks at each connection once: cheap enough for each ban, not for each message.
+func (l *Layer) CloseFrom(is func(remote netip.AddrPort) bool) (closed int) {
+	for _, c := range l.conns.accepted() {
+		if is(c.remote) && c.end(ErrUnwanted) {
+			closed++
+		}
+	}
+	return closed
+}
 
 // Close closes all listeners and connections and waits for every goroutine, until ctx ends. It may be called any number
 // of times, but not from within the handler, whose goroutines it waits for.

@@ -328,9 +328,18 @@ func (s *udpSocket) read() {
 	p := new(Packet)
 	var n int
 	var e unix.Errno
+	banned := s.listener.layer.options.Banned
 	receive := func(fd uintptr) bool {
-		n, e = in.receive(fd, 0)
-		return e != unix.EAGAIN
+		for {
+			n, e = in.receive(fd, 0)
+			if e != 0 || banned == nil || !banned(in.from().Addr()) {
+				return e != unix.EAGAIN
+			}
+			s.count.banned.Add(1)
+			if s.isClosed.Load() {
+				return true
+			}
+		}
 	}
 	var dropped uint32
 	var failures int

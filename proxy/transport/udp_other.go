@@ -67,6 +67,10 @@ func (s *udpSocket) read() {
 			continue
 		}
 		failures = 0
+		if banned := s.listener.layer.options.Banned; banned != nil && banned(from.Addr().Unmap()) {
+			s.count.banned.Add(1)
+			continue
+		}
 		s.count.datagrams.Add(1)
 		if isKeepAlive(buf[:n]) {
 			s.count.keepAlives.Add(1)

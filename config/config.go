@@ -33,6 +33,7 @@ type Config struct {
 	Pools       map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
 	Routes      []Route         `yaml:"routes" doc:"Which pool takes a request from outside; the first match wins. Needed only where there are several pools."`
 	Timers      Timers          `yaml:"timers" doc:"How every call comes to its end: session timers (RFC 4028), probes of both legs, limits of duration. A call keeps the values of its INVITE: a reload touches only later INVITEs."`
+	Security    Security        `yaml:"security" doc:"What is stopped and banned. The names are those of Sipwise NGCP: its section security can be pasted here."`
 	Transaction Transaction     `yaml:"transaction" doc:"Timers of RFC 3261 section 17 and of the fail-over inside a transaction. New transactions take a change over."`
 	Limits      Limits          `yaml:"limits" doc:"Bounds of every table, queue and message."`
 	Lab         bool            `yaml:"lab" doc:"Permits values below the safe minima. For laboratories and tests only; start and check warn about it."`
@@ -71,15 +72,16 @@ type CDR struct {
 
 // Pool is a group of backends that are interchangeable for the requests routed to it.
 type Pool struct {
-	Policy          string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: in turn, by weight; least_calls: the fewest calls in proportion to the weight; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|least_calls|priority"`
-	Probe           Probe     `yaml:"probe" doc:"How the health of the backends is found out."`
-	Backends        []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
-	InviteFailover  Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`
-	RequestFailover Duration  `yaml:"request_failover" doc:"The same for every other method." min:"0.01" safe:"0.5" max:"180" zero:"transaction.request_failover"`
-	FailoverCodes   []int     `yaml:"failover_codes" doc:"Answers that make the next backend be tried. 503 is always one of them." one:"500|502|503|504"`
-	SlowStart       Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
-	IdentityHeader  string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
-	TLS             PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
+	Policy           string    `yaml:"policy" doc:"How backends are chosen. hash: by user for REGISTER and SUBSCRIBE, by Call-ID otherwise; weighted: in turn, by weight; least_calls: the fewest calls in proportion to the weight; priority: the lowest priority number that is up." one:"hash|round_robin|weighted|least_calls|priority"`
+	Probe            Probe     `yaml:"probe" doc:"How the health of the backends is found out."`
+	Backends         []Backend `yaml:"backends" doc:"The members, as a SIP URI or as a map of the keys below."`
+	InviteFailover   Duration  `yaml:"invite_failover" doc:"Time without any answer to an INVITE after which the next backend is tried." min:"0.01" safe:"0.5" max:"180" zero:"transaction.invite_failover"`
+	RequestFailover  Duration  `yaml:"request_failover" doc:"The same for every other method." min:"0.01" safe:"0.5" max:"180" zero:"transaction.request_failover"`
+	FailoverCodes    []int     `yaml:"failover_codes" doc:"Answers that make the next backend be tried. 503 is always one of them." one:"500|502|503|504"`
+	AuthFailureCodes []int     `yaml:"auth_failure_codes" doc:"Answers to a request with credentials that mean a wrong password; 403 counts for REGISTER only." one:"401|403|407" zero:"failed authentication is not counted"`
+	SlowStart        Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
+	IdentityHeader   string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
+	TLS              PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
 }
 
 // Probe is the health check of a pool.
@@ -179,6 +181,54 @@ func (t Timers) AckWait(t1 Duration) Duration {
 	return 64*t1 + 5*second // RFC 3261 13.3.1.4, and a margin of our own
 }
 
+// Mode says what a protection does with what it finds.
+type Mode string
+
+// The modes, as they are after loading. In the file yes, true and on mean Enforce, no and false mean Off.
+const (
+	Enforce Mode = "enforce"
+	Observe Mode = "observe" // log, but stop nothing
+	Off     Mode = "off"
+)
+
+// Security says what is stopped. A source is one IPv4 address or one IPv6 /64.
+type Security struct {
+	TrustLoopback            bool            `yaml:"trust_loopback" doc:"The host's own loopback addresses are trusted."`
+	Trusted                  []netip.Prefix  `yaml:"trusted" doc:"Addresses and networks (CIDR) that are never banned. Listeners, advertised addresses and backends are trusted by themselves."`
+	DoSBanEnable             Mode            `yaml:"dos_ban_enable" doc:"Ban sources that send too many messages. observe: log them, ban nobody."`
+	DoSBanTime               Duration        `yaml:"dos_ban_time" doc:"How long such a source is banned." min:"0.001" safe:"10" max:"2592000"`
+	DoSReqsDensityPerUnit    int             `yaml:"dos_reqs_density_per_unit" doc:"Messages that a source may send inside any dos_sampling_time_unit; the next one bans it. Requests with their repetitions, what is no SIP, and replies to nothing count." min:"1" max:"100000"`
+	DoSSamplingTimeUnit      Duration        `yaml:"dos_sampling_time_unit" doc:"Length of the sliding window." min:"0.001" safe:"1" max:"3600"`
+	DoSKnownFactor           int             `yaml:"dos_known_factor" doc:"How many times more a source may send that has a registration, a call, or a correct password in the last hour." min:"1" max:"1000"`
+	DoSUnprovenBanTime       Duration        `yaml:"dos_unproven_ban_time" doc:"First ban of a UDP source that never showed that it receives answers, so that its address may be forged; doubles with each repetition up to dos_ban_time." min:"0.001" safe:"1" max:"2592000" zero:"dos_ban_time"`
+	FailedAuthBanEnable      Mode            `yaml:"failed_auth_ban_enable" doc:"Ban users and sources with wrong passwords, as the answers of the backends tell. observe: log them, ban nobody."`
+	FailedAuthAttempts       int             `yaml:"failed_auth_attempts" doc:"Wrong passwords in a row after which a user is banned." min:"1" max:"1000"`
+	FailedAuthBanTime        Duration        `yaml:"failed_auth_ban_time" doc:"How long the user or the source is banned." min:"0.001" safe:"10" max:"2592000"`
+	FailedAuthBanKey         string          `yaml:"failed_auth_ban_key" doc:"What failed_auth_attempts bans. user: user@domain from everywhere; user_source: user@domain from that source; source: no users, only sources." one:"user|user_source|source"`
+	FailedAuthBanReply       string          `yaml:"failed_auth_ban_reply" doc:"What a banned user gets: 403 Try again later, or nothing." one:"403|drop"`
+	FailedAuthSourceAttempts int             `yaml:"failed_auth_source_attempts" doc:"Wrong passwords within 60 s, of any users, after which a source is banned that showed that it receives answers." min:"2" max:"10000" zero:"no such ban"`
+	EnumerationUsers         int             `yaml:"enumeration_users" doc:"Different users with wrong passwords within 60 s after which such a source is banned." min:"2" max:"1000" zero:"no such ban"`
+	LoopEnable               Mode            `yaml:"loop_enable" doc:"Answer new calls with 482 that go from one user to another too often. observe: log them, let them pass."`
+	LoopFromToPerSecond      int             `yaml:"loop_from_to_per_second" doc:"New calls with the same From and To inside any second; the next one is refused. Repetitions, forks and the retry with credentials count once." min:"1" max:"1000"`
+	LoopKey                  string          `yaml:"loop_key" doc:"What is the same. user: the user parts of From and To; uri: user and host." one:"user|uri"`
+	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users that may be called as often as they like, such as a voicemail number; one that ends in * is a prefix."`
+	SanityEnable             Mode            `yaml:"sanity_enable" doc:"Refuse messages with broken or absurd header fields before the PBX reads them. observe: log them, let them pass."`
+	BlockUserAgents          BlockUserAgents `yaml:"block_useragents" doc:"Requests of scanners, known by their User-Agent or their From and To."`
+	OptionsFromUnknown       string          `yaml:"options_from_unknown" doc:"An OPTIONS to this edge from a source without a registration or call: answer, or say nothing so that scanners find nothing." one:"answer|drop"`
+	StripHeaders             []string        `yaml:"strip_headers" doc:"Header fields that the PBX trusts, removed from every message of those who are not trusted."`
+	KernelOffload            string          `yaml:"kernel_offload" doc:"auto: the kernel drops what banned sources send, by nftables and socket filters, where it is permitted. off: the edge alone." one:"auto|off"`
+}
+
+// BlockUserAgents says whose requests are not served at all.
+type BlockUserAgents struct {
+	Enable      Mode     `yaml:"enable" doc:"Stop them. observe: log them, let them pass."`
+	Action      string   `yaml:"action" doc:"drop: no answer; reject: 403." one:"drop|reject"`
+	Mode        string   `yaml:"mode" doc:"blacklist: those that match ua_patterns or the list of known scanners; whitelist: all that do not match ua_patterns." one:"blacklist|whitelist"`
+	BlockAbsent bool     `yaml:"block_absent" doc:"Requests without User-Agent too."`
+	BlockEmpty  bool     `yaml:"block_empty" doc:"Requests with an empty User-Agent too."`
+	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; added to the list of known scanners."`
+}
+
 // Transaction holds the timers of RFC 3261 section 17 and of fail-over.
 type Transaction struct {
 	T1              Duration `yaml:"t1" doc:"Estimate of the round-trip time; first retransmission interval over UDP." min:"0.001" safe:"0.1" max:"10"`
@@ -196,6 +246,8 @@ type Limits struct {
 	TransactionMemory       int      `yaml:"transaction_memory" doc:"Messages stored for transactions; above it new requests get 503." unit:"bytes" min:"1048576" max:"68719476736" apply:"restart"`
 	MaxDialogs              int      `yaml:"max_dialogs" doc:"Dialogs of calls at the same time, ringing ones too; above it a new call gets 503." min:"100" max:"10000000" apply:"restart"`
 	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
+	MaxSources              int      `yaml:"max_sources" doc:"Source addresses whose messages are counted at the same time; above it those seen least make room." min:"1000" max:"100000000" apply:"restart"`
+	MaxBans                 int      `yaml:"max_bans" doc:"Bans at the same time; above it those that stop least make room." min:"100" max:"10000000" apply:"restart"`
 	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
 	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
 	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
@@ -245,6 +297,15 @@ func Default() *Config {
 			NoInjectIfIdentity4474: true, MaxRingDuration: 600 * second, MaxEarlyPerInvite: 16,
 			RestoreCSeqBump: 1000,
 		},
+		Security: Security{
+			TrustLoopback: true,
+			DoSBanEnable:  Enforce, DoSBanTime: 3600 * second, DoSReqsDensityPerUnit: 50, DoSSamplingTimeUnit: 2 * second, DoSKnownFactor: 10,
+			FailedAuthBanEnable: Enforce, FailedAuthAttempts: 3, FailedAuthBanTime: 3600 * second, FailedAuthBanKey: "user",
+			FailedAuthBanReply: "403", FailedAuthSourceAttempts: 20, EnumerationUsers: 5,
+			LoopEnable: Enforce, LoopFromToPerSecond: 3, LoopKey: "user", SanityEnable: Enforce,
+			BlockUserAgents:    BlockUserAgents{Enable: Enforce, Action: "drop", Mode: "blacklist"},
+			OptionsFromUnknown: "answer", StripHeaders: []string{"X-AUTH-IP", "X-AUTH-PORT"}, KernelOffload: "auto",
+		},
 		Transaction: Transaction{
 			// RFC 3261 table 4, and fail-over times of our own.
 			T1: second / 2, T2: 4 * second, T4: 5 * second, TimerB: 32 * second, TimerC: 180 * second,
@@ -252,6 +313,7 @@ func Default() *Config {
 		},
 		Limits: Limits{
 			MaxTransactions: 200000, TransactionMemory: 512 << 20, MaxDialogs: 200000, MaxBindings: 200000,
+			MaxSources: 1000000, MaxBans: 200000,
 			MaxConnections: 10000, MaxConnectionsPerSource: 256, MaxMessage: 65535,
 			HandshakeTimeout: 10 * second, MessageTimeout: 15 * second, IdleTimeout: 3900 * second, WriteTimeout: 10 * second,
 			WriteQueue: 1 << 20, ReceiveBuffer: 8 << 20, QueueDelay: second / 5, Emergency: []string{"sos"},
@@ -267,10 +329,11 @@ func Default() *Config {
 // DefaultPool returns the pool that an empty map under `pools:` means; it has no backend yet.
 func DefaultPool() Pool {
 	return Pool{
-		Policy:        "hash",
-		Probe:         Probe{Method: "OPTIONS", Interval: 10 * second, Timeout: 3 * second, DownAfter: 2, UpAfter: 2, Passive: true},
-		FailoverCodes: []int{503},
-		SlowStart:     30 * second,
+		Policy:           "hash",
+		Probe:            Probe{Method: "OPTIONS", Interval: 10 * second, Timeout: 3 * second, DownAfter: 2, UpAfter: 2, Passive: true},
+		FailoverCodes:    []int{503},
+		AuthFailureCodes: []int{401, 403, 407},
+		SlowStart:        30 * second,
 	}
 }
 

@@ -12,13 +12,14 @@ import (
 
 // later lists keys that other versions know and this one does not even hold; what is under them is not looked at.
 // Keys that have a field but no effect yet carry the tag `later`.
-var later = []string{"registration", "security", "listen[].origins", "pools.<name>.auth_failure_codes"}
+var later = []string{"registration", "listen[].origins"}
 
 const noEffect = "has no effect in this version"
 
 var (
 	durationType = reflect.TypeFor[Duration]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
+	modeType     = reflect.TypeFor[Mode]()
 )
 
 // isSection reports whether a type is a map of keys in the file.
@@ -209,6 +210,13 @@ func (l *loader) decodeScalar(text string, dst reflect.Value, tag reflect.Struct
 			return
 		}
 		dst.Set(reflect.ValueOf(p))
+	case dst.Type() == modeType:
+		m, ok := parseMode(text)
+		if !ok {
+			l.errorf(path, "want yes, observe or no, not %s%s", quote(text), didYouMean(text, []string{"yes", "observe", "no"}))
+			return
+		}
+		dst.SetString(string(m))
 	case dst.Kind() == reflect.Bool:
 		b, ok := parseBool(text)
 		if !ok {
@@ -283,6 +291,19 @@ func parseBool(s string) (value, ok bool) {
 	return false, false
 }
 
+// parseMode reads yes and no as parseBool does, and the names of the modes.
+func parseMode(s string) (Mode, bool) {
+	switch m := Mode(strings.ToLower(s)); m {
+	case Enforce, Observe:
+		return m, true
+	}
+	on, ok := parseBool(s)
+	if on {
+		return Enforce, ok
+	}
+	return Off, ok
+}
+
 // parseInt reads a decimal number; bytes may have the unit KiB or MiB.
 func parseInt(text string, isBytes bool) (int64, error) {
 	s, factor := text, int64(1)
@@ -339,6 +360,8 @@ func describe(t reflect.Type) string {
 		return "a time span"
 	case t == prefixType:
 		return "an address or a network"
+	case t == modeType:
+		return "yes, observe or no"
 	case t.Kind() == reflect.Bool:
 		return "yes or no"
 	case t.Kind() == reflect.Int:

@@ -30,6 +30,7 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 		l.warnf("lab", "values below the safe minima are permitted: for laboratories only")
 	}
 	l.checkTimers(c.Timers, c.Transaction)
+	l.checkSecurity(c.Security)
 	l.checkTransaction(c.Transaction)
 	l.checkLimits(c.Limits)
 	l.checkAdmin(c.Admin)
@@ -339,6 +340,8 @@ func (l *loader) checkPool(p *Pool, c *Config, key string, host []netip.Addr) {
 	}
 	slices.Sort(p.FailoverCodes)
 	p.FailoverCodes = slices.Compact(p.FailoverCodes)
+	slices.Sort(p.AuthFailureCodes)
+	p.AuthFailureCodes = slices.Compact(p.AuthFailureCodes)
 	l.checkIdentity(key+".identity_header", p.IdentityHeader)
 	l.checkPoolTLS(p.TLS, key+".tls")
 	names := map[string]int{}
@@ -357,22 +360,27 @@ func (l *loader) checkPool(p *Pool, c *Config, key string, host []netip.Addr) {
 	}
 }
 
+// token are the characters of a token besides letters and digits (RFC 3261 25.1).
+const token = "-.!%*_+`'~"
+
+// needed are the header fields, long and short, that a message cannot be without when it has them.
+var needed = []string{
+	"via", "v", "from", "f", "to", "t", "call-id", "i", "cseq", "contact", "m", "max-forwards", "route", "record-route", "path",
+	"content-length", "l", "content-type", "c", "content-encoding", "e", "authorization", "proxy-authorization",
+	"www-authenticate", "proxy-authenticate", "require", "proxy-require", "supported", "k", "session-expires", "x",
+	"expires", "event", "o", "refer-to", "r",
+}
+
 // checkIdentity refuses names that are no header field or that SIP itself gives a meaning to.
 func (l *loader) checkIdentity(key, name string) {
 	if name == "" {
 		return
 	}
-	const token = "-.!%*_+`'~" // RFC 3261 25.1
-	reserved := []string{
-		"via", "v", "from", "f", "to", "t", "call-id", "i", "cseq", "contact", "m", "max-forwards", "route", "record-route", "path",
-		"content-length", "l", "content-type", "c", "content-encoding", "e", "authorization", "proxy-authorization",
-		"www-authenticate", "proxy-authenticate", "require", "proxy-require", "supported", "k", "session-expires", "x",
-		"expires", "event", "o", "refer-to", "r", "subject", "s", "identity", "y",
-	}
+	meaningful := []string{"subject", "s", "identity", "y"}
 	switch {
 	case !isName(name, token):
 		l.errorf(key, "%s is not the name of a header field", quote(name))
-	case slices.Contains(reserved, strings.ToLower(name)):
+	case slices.Contains(needed, strings.ToLower(name)) || slices.Contains(meaningful, strings.ToLower(name)):
 		l.errorf(key, "%s has a meaning of its own in SIP: choose a private name such as X-AUTH-IP", quote(name))
 	}
 }
@@ -485,7 +493,7 @@ func (l *loader) checkMatch(m Match, key string) {
 	for i, method := range m.Method {
 		at := fmt.Sprintf("%s.method[%d]", key, i)
 		switch {
-		case !isName(method, "-.!%*_+`'~"):
+		case !isName(method, token):
 			l.errorf(at, "%s is not a method", quote(method))
 		case method == "ACK" || method == "BYE" || method == "CANCEL":
 			l.errorf(at, "%s follows its call and is never routed by a pool's rule", method)

@@ -194,7 +194,7 @@ const (
 // Security says what is stopped. A source is one IPv4 address or one IPv6 /64.
 type Security struct {
 	TrustLoopback            bool            `yaml:"trust_loopback" doc:"The host's own loopback addresses are trusted."`
-	Trusted                  []netip.Prefix  `yaml:"trusted" doc:"Addresses and networks (CIDR) that are never banned. Listeners, advertised addresses and backends are trusted by themselves."`
+	Trusted                  []netip.Prefix  `yaml:"trusted" doc:"Addresses and networks (CIDR) that are never banned. Listeners, advertised addresses and backends are trusted by themselves." zero:"nobody else"`
 	DoSBanEnable             Mode            `yaml:"dos_ban_enable" doc:"Ban sources that send too many messages. observe: log them, ban nobody."`
 	DoSBanTime               Duration        `yaml:"dos_ban_time" doc:"How long such a source is banned." min:"0.001" safe:"10" max:"2592000"`
 	DoSReqsDensityPerUnit    int             `yaml:"dos_reqs_density_per_unit" doc:"Messages that a source may send inside any dos_sampling_time_unit; the next one bans it. Requests with their repetitions, what is no SIP, and replies to nothing count." min:"1" max:"100000"`
@@ -211,12 +211,12 @@ type Security struct {
 	LoopEnable               Mode            `yaml:"loop_enable" doc:"Answer new calls with 482 that go from one user to another too often. observe: log them, let them pass."`
 	LoopFromToPerSecond      int             `yaml:"loop_from_to_per_second" doc:"New calls with the same From and To inside any second; the next one is refused. Repetitions, forks and the retry with credentials count once." min:"1" max:"1000"`
 	LoopKey                  string          `yaml:"loop_key" doc:"What is the same. user: the user parts of From and To; uri: user and host." one:"user|uri"`
-	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users that may be called as often as they like, such as a voicemail number; one that ends in * is a prefix."`
+	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users that may be called as often as they like, such as a voicemail number; one that ends in * is a prefix." zero:"nobody"`
 	SanityEnable             Mode            `yaml:"sanity_enable" doc:"Refuse messages with broken or absurd header fields before the PBX reads them. observe: log them, let them pass."`
 	BlockUserAgents          BlockUserAgents `yaml:"block_useragents" doc:"Requests of scanners, known by their User-Agent or their From and To."`
 	OptionsFromUnknown       string          `yaml:"options_from_unknown" doc:"An OPTIONS to this edge from a source without a registration or call: answer, or say nothing so that scanners find nothing." one:"answer|drop"`
-	StripHeaders             []string        `yaml:"strip_headers" doc:"Header fields that the PBX trusts, removed from every message of those who are not trusted."`
-	KernelOffload            string          `yaml:"kernel_offload" doc:"auto: the kernel drops what banned sources send, by nftables and socket filters, where it is permitted. off: the edge alone." one:"auto|off"`
+	StripHeaders             []string        `yaml:"strip_headers" doc:"Header fields that the PBX trusts, removed from every message of those who are not trusted." zero:"nothing is removed"`
+	KernelOffload            string          `yaml:"kernel_offload" doc:"auto: the kernel drops what banned sources send, by nftables and socket filters, where it is permitted. off: the edge alone." one:"auto|off" apply:"restart"`
 }
 
 // BlockUserAgents says whose requests are not served at all.
@@ -226,7 +226,7 @@ type BlockUserAgents struct {
 	Mode        string   `yaml:"mode" doc:"blacklist: those that match ua_patterns or the list of known scanners; whitelist: all that do not match ua_patterns." one:"blacklist|whitelist"`
 	BlockAbsent bool     `yaml:"block_absent" doc:"Requests without User-Agent too."`
 	BlockEmpty  bool     `yaml:"block_empty" doc:"Requests with an empty User-Agent too."`
-	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; added to the list of known scanners."`
+	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; added to the list of known scanners." zero:"that list alone"`
 }
 
 // Transaction holds the timers of RFC 3261 section 17 and of fail-over.
@@ -246,8 +246,8 @@ type Limits struct {
 	TransactionMemory       int      `yaml:"transaction_memory" doc:"Messages stored for transactions; above it new requests get 503." unit:"bytes" min:"1048576" max:"68719476736" apply:"restart"`
 	MaxDialogs              int      `yaml:"max_dialogs" doc:"Dialogs of calls at the same time, ringing ones too; above it a new call gets 503." min:"100" max:"10000000" apply:"restart"`
 	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
-	MaxSources              int      `yaml:"max_sources" doc:"Source addresses whose messages are counted at the same time; above it those seen least make room." min:"1000" max:"100000000" apply:"restart"`
-	MaxBans                 int      `yaml:"max_bans" doc:"Bans at the same time; above it those that stop least make room." min:"100" max:"10000000" apply:"restart"`
+	MaxSources              int      `yaml:"max_sources" doc:"Source addresses whose messages are counted at the same time; above it those seen least make room." min:"1000" max:"10000000" apply:"restart"`
+	MaxBans                 int      `yaml:"max_bans" doc:"Bans at the same time; above it those that stop least make room." min:"100" max:"2000000" apply:"restart"`
 	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
 	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
 	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`

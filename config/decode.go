@@ -74,11 +74,15 @@ func (l *loader) unknown(path, name string, section reflect.Type) {
 		l.keyErrorf(path, "unknown key (write %s:ip:port without a space after the first colon)", name)
 		return
 	}
+	if section == reflect.TypeFor[Security]() && (name == "dos_whitelisted_ips" || name == "dos_whitelisted_subnets") {
+		l.keyErrorf(path, "unknown key (write its addresses under security.trusted)")
+		return
+	}
 	hint := didYouMean(name, fieldNames(section))
 	if hint == "" {
 		for _, k := range Keys() {
-			if strings.HasSuffix(k.Path, "."+name) {
-				hint = fmt.Sprintf(" (did you mean %q?)", k.Path)
+			if i := strings.Index(k.Path+".", "."+name+"."); i >= 0 {
+				hint = fmt.Sprintf(" (did you mean %q?)", k.Path[:i+1+len(name)])
 				break
 			}
 		}
@@ -324,7 +328,8 @@ func parseInt(text string, isBytes bool) (int64, error) {
 	return n * factor, nil
 }
 
-// parsePrefix reads a network or a single address. Host bits are refused: they hide a mistyped length.
+// parsePrefix reads a network or a single address; what is v4-mapped becomes IPv4. Host bits are refused: they hide a
+// mistyped length.
 func parsePrefix(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
 		a = a.Unmap()
@@ -333,6 +338,9 @@ func parsePrefix(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("want an address or a network (192.0.2.0/24), not %s", quote(text))
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	if p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("%s has host bits (did you mean %q?)", quote(text), p.Masked())

@@ -21,6 +21,7 @@ func Effective(c *Config) []Row {
 	var rows []Row
 	rows = appendRows(rows, reflect.ValueOf(c.Limits), "limits")
 	rows = append(rows, timerRows(c)...)
+	rows = append(rows, securityRows(c.Security)...)
 	rows = appendRows(rows, reflect.ValueOf(c.Transaction), "transaction")
 	for _, name := range slices.Sorted(maps.Keys(c.Pools)) {
 		pool := c.Pools[name]
@@ -68,6 +69,27 @@ func timerRows(c *Config) []Row {
 	return rows
 }
 
+// securityRows shows the section `security:`; of the networks that it trusts each has its row, a long list only begins.
+func securityRows(s Security) []Row {
+	const key, most = "security.trusted", 16
+	var rows []Row
+	for _, r := range appendRows(nil, reflect.ValueOf(s), "security") {
+		if r.Key != key {
+			rows = append(rows, r)
+			continue
+		}
+		rows = append(rows, Row{r.Name, "backends and own addresses", key})
+		for i, p := range s.Trusted {
+			if i == most {
+				rows = append(rows, Row{r.Name, fmt.Sprintf("%d more", len(s.Trusted)-most), key})
+				break
+			}
+			rows = append(rows, Row{r.Name, p.String(), fmt.Sprintf("%s[%d]", key, i)})
+		}
+	}
+	return rows
+}
+
 // appendRows adds the settings of a section and of those inside it.
 func appendRows(rows []Row, section reflect.Value, path string) []Row {
 	for f, v := range section.Fields() {
@@ -82,6 +104,8 @@ func appendRows(rows []Row, section reflect.Value, path string) []Row {
 			switch {
 			case strings.HasSuffix(path, ".probe"):
 				name = "probe " + name
+			case strings.HasSuffix(path, ".block_useragents"):
+				name = "block useragents " + name
 			case path == "cdr" || path == "admin": // "output" alone says little
 				name = path + " " + name
 			}
@@ -94,7 +118,7 @@ func appendRows(rows []Row, section reflect.Value, path string) []Row {
 // effective shows a value with its unit, or what its zero means.
 func effective(f reflect.StructField, v reflect.Value) string {
 	switch {
-	case v.IsZero() && f.Tag.Get("zero") != "":
+	case (v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0) && f.Tag.Get("zero") != "":
 		return f.Tag.Get("zero")
 	case f.Type == durationType:
 		return show(v) + " s"

@@ -10,7 +10,7 @@ import (
 // Key is the documentation of one key.
 type Key struct {
 	Path    string // levels joined by dots; <name> is a pool's name, [] an element of a list
-	Type    string // text, number, bytes, time, yes/no, list of texts, list of numbers, list of networks
+	Type    string // text, number, bytes, time, yes/no, yes/observe/no, list of texts, list of numbers, list of networks
 	Default string // as it would be written in the file; empty: none
 	Doc     string // one or two sentences
 	Bounds  string // legal values in words, empty when any value is
@@ -65,6 +65,8 @@ func typeName(f reflect.StructField) string {
 		return "time"
 	case f.Type.Kind() == reflect.Bool:
 		return "yes/no"
+	case f.Type == modeType:
+		return "yes/observe/no"
 	case f.Tag.Get("unit") == "bytes":
 		return "bytes"
 	case f.Type.Kind() == reflect.Int:
@@ -130,6 +132,15 @@ func show(v reflect.Value) string {
 			return "yes"
 		}
 		return "no"
+	case v.Type() == modeType:
+		switch Mode(v.String()) {
+		case Enforce:
+			return "yes"
+		case Off:
+			return "no"
+		default:
+			return v.String()
+		}
 	case v.Kind() == reflect.Int:
 		return strconv.FormatInt(v.Int(), 10)
 	case v.Kind() == reflect.Slice:

@@ -89,7 +89,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(warnings) != 1 || warnings[0].Key != "lab" {
+	if len(warnings) != 2 || warnings[0].Key != "security.dos_ban_enable" || warnings[1].Key != "lab" {
 		t.Errorf("warnings: %v", warnings)
 	}
 	want := Default()
@@ -111,7 +111,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			{Name: "pbx2", Address: "sip:pbx2.example.org", Weight: 1, Priority: 1, State: "drain"},
 			{Name: "2001:db8::7", Address: "sips:[2001:db8::7]", Weight: 1, State: "up"},
 		},
-		InviteFailover: 3 * second / 2, RequestFailover: 3 * second, FailoverCodes: []int{502, 503, 504}, IdentityHeader: "X-AUTH-IP",
+		InviteFailover: 3 * second / 2, RequestFailover: 3 * second, FailoverCodes: []int{502, 503, 504}, AuthFailureCodes: []int{401, 407}, IdentityHeader: "X-AUTH-IP",
 	}
 	carrier := pbx
 	carrier.Policy = "least_calls"
@@ -134,6 +134,21 @@ func TestLoadReadsEveryForm(t *testing.T) {
 		ProbeMethods: []string{"options", "update"}, Alive: "2xx_only", ProbeLegs: "b", ProbeRateMax: 100, OnSEExpiry: "bye",
 		On408: "end", ReinviteWebRTC: true, AckTimeout: 40 * second, MaxEarlyPerInvite: 4, RestoreCSeqBump: 100,
 	}
+	want.Security = Security{
+		Trusted: []netip.Prefix{
+			netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8:1::/48"),
+			netip.MustParsePrefix("192.0.2.128/25"),
+		},
+		DoSBanEnable: Observe, DoSBanTime: 7200 * second, DoSReqsDensityPerUnit: 100, DoSSamplingTimeUnit: 3 * second / 2, DoSKnownFactor: 20,
+		DoSUnprovenBanTime: 60 * second, FailedAuthBanEnable: Enforce, FailedAuthAttempts: 5, FailedAuthBanTime: 1800 * second,
+		FailedAuthBanKey: "user_source", FailedAuthBanReply: "drop", FailedAuthSourceAttempts: 50,
+		LoopEnable: Enforce, LoopFromToPerSecond: 10, LoopKey: "uri", LoopExempt: []string{"*97", "8*", "**"}, SanityEnable: Enforce,
+		BlockUserAgents: BlockUserAgents{
+			Enable: Enforce, Action: "reject", Mode: "whitelist", BlockAbsent: true, BlockEmpty: true, UAPatterns: []string{"Yealink", "=snom 300"},
+		},
+		OptionsFromUnknown: "drop", StripHeaders: []string{"X-AUTH-IP", "P-Asserted-Identity"}, KernelOffload: "off",
+	}
+	want.Limits.MaxSources, want.Limits.MaxBans = 5000, 500
 	want.Transaction.T1, want.Transaction.TimerB = second/4, 16*second
 	want.Transaction.InviteFailover, want.Transaction.RequestFailover = second, 2*second
 	want.Limits.MaxMessage, want.Limits.WriteQueue, want.Limits.ReceiveBuffer, want.Limits.QueueDelay = 64000, 256<<10, 16<<20, 0

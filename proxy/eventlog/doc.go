@@ -1,5 +1,5 @@
 // Package eventlog writes the log of the edge: one line for each new request, relayed request, reply and ended call, and the
-// rare operational lines (start, stop, reload, a backend that goes down).
+// rare operational lines (start, stop, reload, a backend that goes down, what the protections decided).
 //
 // There are two shapes of the same events. In the format kamailio a line is what operators of Kamailio and Sipwise
 // installations grep for:
@@ -15,6 +15,16 @@
 //	{…,"event":"relay","method":…,"ruri":…,"from":…,"to":…,"backend":…,"dst":…,"call_id":…}
 //	{…,"event":"reply","side":…,"status":200,"reason":…,"method":…,"src":…,"call_id":…}
 //	{…,"event":"call_ended","reason":"bye","duration":61.204,"from":…,"to":…,"call_id":…,"ended_by":"caller","mode":"R"}
+//
+// What the protections decide has lines of its own, as warnings; a loop's first line is a notice:
+//
+//	… WARNING: sipward: IP '192.0.2.10' is blocked and banned - R=<null> ID=364e46@192.0.2.10
+//	… WARNING: sipward: Consecutive Authentication Failure for 'jdoe@example.org' UA='SIP-UA 1.2.3' IP='192.0.2.10' - R=<null> ID=364e46@192.0.2.10
+//	… WARNING: sipward: NOT banned: IP '10.0.0.10' exceeded 50/2s (61) but is backend "pbx1"
+//	… NOTICE: sipward: Possible loop detected on call sip:jdoe@example.org -> sip:alice@example.org (4 total calls during last second)
+//	… WARNING: sipward: Loop detected on call sip:jdoe@example.org -> sip:alice@example.org (IP:192.0.2.10:5060)
+//
+// In the format json they are the events ban, auth_failure, not_banned and loop.
 //
 // An operational line is `script: message key=value …` in the one and an object with "message" in the other. Names and
 // order of the fields of the four events are a contract with filters and dashboards.

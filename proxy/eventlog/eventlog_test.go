@@ -101,6 +101,16 @@ func everything(l *Log) {
 	l.Ended(&ended)
 	l.Ended(&End{})
 	l.Ended(&End{Reason: string(hostile), Duration: -time.Second, From: hostile, To: long, CallID: hostile, By: "caller", Mode: "R"})
+	four, six := netip.MustParseAddr("1.2.3.4"), netip.MustParseAddr("2001:db8::7")
+	l.Banned(&Ban{IP: four, CallID: []byte("304153-3624477113-19168@tedadg.testlab.local")})
+	l.Banned(&Ban{IP: six})
+	l.Banned(&Ban{IP: four, CallID: hostile})
+	l.FailedAuth(&AuthFailure{User: "sipvicous@mydomain.com", UA: "sipvicous-client", IP: four, CallID: "313793-3624525116-589163@testlab.local"})
+	l.FailedAuth(&AuthFailure{User: string(hostile), UA: "' IP='6.6.6.6' - R=<null> ID=1", IP: six, CallID: string(long)})
+	l.Exceeded(&Exceeded{IP: four, Count: 61, Limit: 50, Window: 2 * time.Second, Why: `is backend "pbx1"`})
+	l.Exceeded(&Exceeded{IP: six, Count: 4, Limit: 3, Window: 1500 * time.Millisecond, Why: "dos_ban_enable is observe"})
+	l.Looped(&Loop{From: request.From, To: ended.To, Calls: 4, Src: request.Src})
+	l.Looped(&Loop{From: hostile, Calls: 1000, Src: request.Src, Passes: true})
 }
 
 func TestLinesAreAsPromised(t *testing.T) {
@@ -143,7 +153,7 @@ func TestEveryLineReadsBack(t *testing.T) {
 		}
 		got = append(got, p)
 	}
-	if len(got) != 20 {
+	if len(got) != 30 {
 		t.Fatalf("%d lines", len(got))
 	}
 	for _, tc := range []struct {
@@ -188,6 +198,26 @@ func TestEveryLineReadsBack(t *testing.T) {
 		{19, "ended", "F", string(hostile)},
 		{19, "ended", "T", string(long[:256]) + `\...`},
 		{19, "ended", "ID", string(hostile)},
+		{20, "ban", "IP", "1.2.3.4"},
+		{20, "ban", "ID", "304153-3624477113-19168@tedadg.testlab.local"},
+		{21, "ban", "IP", "2001:db8::7"},
+		{21, "ban", "ID", ""},
+		{22, "ban", "ID", string(hostile)},
+		{23, "auth_failure", "user", "sipvicous@mydomain.com"},
+		{23, "auth_failure", "UA", "sipvicous-client"},
+		{23, "auth_failure", "IP", "1.2.3.4"},
+		{24, "auth_failure", "user", string(hostile)},
+		{24, "auth_failure", "UA", "' IP='6.6.6.6' - R=<null> ID=1"},
+		{24, "auth_failure", "IP", "2001:db8::7"},
+		{24, "auth_failure", "ID", string(long[:256]) + `\...`},
+		{25, "not_banned", "why", `is backend "pbx1"`},
+		{25, "not_banned", "count", "61"},
+		{26, "not_banned", "window", "1.5"},
+		{27, "maybe_loop", "calls", "4"},
+		{28, "loop", "IP", "10.10.1.10:5060"},
+		{28, "loop", "T", "sip:alice@sipwise.local"},
+		{29, "maybe_loop", "F", string(hostile)},
+		{29, "maybe_loop", "T", ""},
 	} {
 		if tc.line == 16 && tc.name == "message" {
 			continue // the encoder in between replaces what is not UTF-8
@@ -218,7 +248,7 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 		}
 		got = append(got, m)
 	}
-	if len(got) != 20 {
+	if len(got) != 29 {
 		t.Fatalf("%d lines", len(got))
 	}
 	valid := strings.ToValidUTF8(string(hostile[:bytes.IndexByte(hostile, 0x80)]), "")

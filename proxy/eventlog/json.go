@@ -17,11 +17,13 @@ type event struct {
 	cut bool
 }
 
-func (l *Log) begin(name string) event {
+func (l *Log) begin(name string) event { return l.beginAt("notice", name) }
+
+func (l *Log) beginAt(level, name string) event {
 	var text [40]byte
 	// Log has no level of its own: notice is none of zerolog's.
 	e := l.events.Log().Bytes("time", time.Now().AppendFormat(text[:0], timeFormat))
-	return event{e: e.Str("level", "notice").Str("event", name)}
+	return event{e: e.Str("level", level).Str("event", name)}
 }
 
 func (o *event) bytes(key string, v []byte) {

@@ -14,6 +14,11 @@ var (
 	relayPattern   = regexp.MustCompile(`^Relaying request - M=(\S+) R=(\S+) F=(\S+) T=(\S+) D=(\S+) ID=(\S+)$`)
 	replyPattern   = regexp.MustCompile(`^Reply from (\S+) - S=(-?\d+) - ([^=]*) M=(\S+) IP=(\S+) ID=(\S+)$`)
 	endedPattern   = regexp.MustCompile(`^Call ended - C=(\S+) D=(\d+\.\d{3}) F=(\S+) T=(\S+) ID=(\S+)$`)
+	banPattern     = regexp.MustCompile(`^IP '([0-9a-f.:]+)' is blocked and banned - R=<null> ID=(\S+)$`)
+	failurePattern = regexp.MustCompile(`^Consecutive Authentication Failure for '((?:[^'\\]|\\.)*)' UA='((?:[^'\\]|\\.)*)' IP='([0-9a-f.:]+)' - R=<null> ID=(\S+)$`)
+	sparedPattern  = regexp.MustCompile(`^NOT banned: IP '([0-9a-f.:]+)' exceeded (\d+)/([0-9.]+)s \((\d+)\) but (.*)$`)
+	maybePattern   = regexp.MustCompile(`^Possible loop detected on call (\S+) -> (\S+) \((\d+) total calls during last second\)$`)
+	loopPattern    = regexp.MustCompile(`^Loop detected on call (\S+) -> (\S+) \(IP:(\S+)\)$`)
 	fieldPattern   = regexp.MustCompile(` ([^ =]+)=('(?:[^'\\]|\\.)*'|[^ ]+)`)
 )
 
@@ -42,6 +47,16 @@ func parse(line string) (parsed, error) {
 		p.event, names, values = "reply", []string{"side", "S", "reason", "M", "IP", "ID"}, replyPattern.FindStringSubmatch(m[6])[1:]
 	case endedPattern.MatchString(m[6]):
 		p.event, names, values = "ended", []string{"C", "D", "F", "T", "ID"}, endedPattern.FindStringSubmatch(m[6])[1:]
+	case banPattern.MatchString(m[6]):
+		p.event, names, values = "ban", []string{"IP", "ID"}, banPattern.FindStringSubmatch(m[6])[1:]
+	case failurePattern.MatchString(m[6]):
+		p.event, names, values = "auth_failure", []string{"user", "UA", "IP", "ID"}, failurePattern.FindStringSubmatch(m[6])[1:]
+	case sparedPattern.MatchString(m[6]):
+		p.event, names, values = "not_banned", []string{"IP", "limit", "window", "count", "why"}, sparedPattern.FindStringSubmatch(m[6])[1:]
+	case maybePattern.MatchString(m[6]):
+		p.event, names, values = "maybe_loop", []string{"F", "T", "calls"}, maybePattern.FindStringSubmatch(m[6])[1:]
+	case loopPattern.MatchString(m[6]):
+		p.event, names, values = "loop", []string{"F", "T", "IP"}, loopPattern.FindStringSubmatch(m[6])[1:]
 	default:
 		p.event = "operational"
 		text := m[6]

@@ -1,0 +1,142 @@
+package security
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+const (
+	knownFor    = time.Hour
+	knownShards = 16
+	// knownAShard is the least that a shard holds, if there is more than one.
+	knownAShard = 256
+)
+
+// Known remembers who proved itself: sources, and users at a source, whose
+// credentials were accepted within the last hour. It remembers the latest of each up
+// to its capacity, and is safe for concurrent use.
+type Known struct {
+	seed    maphash.Seed
+	sources []knownShard
+	users   []knownShard // apart, so that a source of many users is one source
+}
+
+type knownShard struct {
+	mu     sync.Mutex
+	latest *simplelru.LRU[knownKey, *success]
+	_      [48]byte // no two locks in one cache line
+}
+
+// knownKey is a source, or with user a user at it.
+type knownKey struct {
+	source Source
+	user   uint64 // the user's hash
+}
+
+type success struct {
+	first time.Duration // since it was forgotten the last time
+	last  time.Duration
+}
+
+// NewKnown returns a Known for so many sources, and as many users at sources.
+func NewKnown(capacity int) *Known {
+	capacity = max(capacity, 1)
+	n := 1
+	for n < knownShards && capacity >= 2*n*knownAShard {
+		n *= 2
+	}
+	k := &Known{seed: maphash.MakeSeed(), sources: make([]knownShard, n), users: make([]knownShard, n)}
+	for i := range n {
+		size := capacity / n
+		if i < capacity%n {
+			size++
+		}
+		k.sources[i].latest, _ = simplelru.NewLRU[knownKey, *success](size, nil)
+		k.users[i].latest, _ = simplelru.NewLRU[knownKey, *success](size, nil)
+	}
+	return k
+}
+
+// Succeeded says that the credentials of a user (user@domain) at a source were accepted. An
+// empty user stands for none in particular.
+func (k *Known) Succeeded(s Source, user string, now time.Duration) {
+	if s == 0 {
+		return
+	}
+	k.shard(k.sources, knownKey{source: s}).succeeded(knownKey{source: s}, now)
+	if user != "" {
+		key := knownKey{s, maphash.String(k.seed, user)}
+		k.shard(k.users, key).succeeded(key, now)
+	}
+}
+
+// Source tells whether somebody's credentials at this source were accepted in the last
+// hour.
+func (k *Known) Source(s Source, now time.Duration) bool {
+	_, ok := k.source(s, now)
+	return ok
+}
+
+// User tells whether the credentials of that user at this source were accepted in the
+// last hour.
+func (k *Known) User(s Source, user []byte, now time.Duration) bool {
+	source, ok := k.source(s, now)
+	if !ok || len(user) == 0 {
+		return false
+	}
+	key := knownKey{s, maphash.Bytes(k.seed, user)}
+	at, ok := k.shard(k.users, key).read(key)
+	// What was before the source was forgotten is forgotten too.
+	return ok && now-at.last <= knownFor && at.last >= source.first
+}
+
+// Forget forgets a source and all of its users.
+func (k *Known) Forget(s Source) {
+	sh := k.shard(k.sources, knownKey{source: s})
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.latest.Remove(knownKey{source: s})
+}
+
+// Len returns how many sources are remembered, those included whose hour is over.
+func (k *Known) Len() (n int) {
+	for i := range k.sources {
+		sh := &k.sources[i]
+		sh.mu.Lock()
+		n += sh.latest.Len()
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+func (k *Known) source(s Source, now time.Duration) (success, bool) {
+	key := knownKey{source: s}
+	at, ok := k.shard(k.sources, key).read(key)
+	return at, ok && now-at.last <= knownFor
+}
+
+func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
+	return &of[int(maphash.Comparable(k.seed, key))&(len(of)-1)]
+}
+
+func (sh *knownShard) succeeded(key knownKey, now time.Duration) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if at, ok := sh.latest.Get(key); ok {
+		at.last = max(at.last, now)
+		return
+	}
+	sh.latest.Add(key, &success{first: now, last: now})
+}
+
+func (sh *knownShard) read(key knownKey) (success, bool) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if at, ok := sh.latest.Peek(key); ok {
+		return *at, true
+	}
+	return success{}, false
+}

@@ -226,7 +226,7 @@ type BlockUserAgents struct {
 	Mode        string   `yaml:"mode" doc:"blacklist: those that match ua_patterns or the list of known scanners; whitelist: all that do not match ua_patterns." one:"blacklist|whitelist"`
 	BlockAbsent bool     `yaml:"block_absent" doc:"Requests without User-Agent too."`
 	BlockEmpty  bool     `yaml:"block_empty" doc:"Requests with an empty User-Agent too."`
-	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; added to the list of known scanners." zero:"that list alone"`
+	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; with = before it, all of it. They are added to the list of known scanners." zero:"that list alone"`
 }
 
 // Transaction holds the timers of RFC 3261 section 17 and of fail-over.

@@ -119,18 +119,36 @@ func (l *loader) checkFailedAuth(s Security) {
 	}
 }
 
+// spared are parts of User-Agents that no list blocks, as package security has them: a PBX would be shut out.
+var spared = []string{"asterisk pbx", "fpbx", "freeswitch", "3cx"}
+
+// Bounds of ua_patterns, the ones of package security.
+const (
+	maxPatterns = 256
+	maxPattern  = 64 // bytes
+)
+
+// checkBlockUserAgents refuses patterns that would never match, for they would look like protection.
 func (l *loader) checkBlockUserAgents(key string, b BlockUserAgents) {
-	if b.Enable != Off && b.Mode == "whitelist" && len(b.UAPatterns) == 0 && !l.isBroken(key) {
+	list := key + ".ua_patterns"
+	if b.Mode == "whitelist" && len(b.UAPatterns) == 0 && !l.isBroken(key) {
 		l.errorf(key+".mode", "whitelist without ua_patterns: every request would be blocked")
 	}
+	if len(b.UAPatterns) > maxPatterns {
+		l.errorf(list, "%d patterns, the most is %d", len(b.UAPatterns), maxPatterns)
+	}
 	for i, p := range b.UAPatterns {
-		at := fmt.Sprintf("%s.ua_patterns[%d]", key, i)
+		at := fmt.Sprintf("%s[%d]", list, i)
+		text := strings.TrimPrefix(p, "=")
+		notPrintable := func(r rune) bool { return r < ' ' || r > '~' }
 		switch {
 		case l.isBroken(at):
-		case strings.TrimSpace(strings.TrimPrefix(p, "=")) == "" || len(p) > 128 || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r >= 0x7f }):
-			l.errorf(at, "want a part of a User-Agent, of at most 128 printable characters, not %s", quote(p))
-		case strings.Contains(p, ".*") || strings.ContainsAny(p, `^$\`):
-			l.warnf(at, "%s is looked for as it stands: patterns are parts of a User-Agent, no regular expressions", quote(p))
+		case text == "" || strings.TrimSpace(text) != text || len(text) > maxPattern || strings.ContainsFunc(text, notPrintable):
+			l.errorf(at, "want a part of a User-Agent, 1 to %d printable characters without white space around them, not %s", maxPattern, quote(p))
+		case strings.ContainsAny(text, `|\`) || strings.Contains(text, ".*") || text[0] == '^' || text[len(text)-1] == '$':
+			l.errorf(at, "%s looks like a regular expression: want a part of a User-Agent, or = and all of it", quote(p))
+		case b.Mode != "whitelist" && slices.ContainsFunc(spared, func(pbx string) bool { return strings.Contains(strings.ToLower(text), pbx) }):
+			l.errorf(at, "%s is what a PBX calls itself, which is never blocked", quote(p))
 		}
 	}
 }

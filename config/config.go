@@ -193,24 +193,24 @@ const (
 
 // Security says what is stopped. A source is one IPv4 address or one IPv6 /64.
 type Security struct {
-	TrustLoopback            bool            `yaml:"trust_loopback" doc:"The host's own loopback addresses are trusted."`
+	TrustLoopback            bool            `yaml:"trust_loopback" doc:"Loopback addresses are trusted: never banned."`
 	Trusted                  []netip.Prefix  `yaml:"trusted" doc:"Addresses and networks (CIDR) that are never banned. Listeners, advertised addresses and backends are trusted by themselves." zero:"nobody else"`
 	DoSBanEnable             Mode            `yaml:"dos_ban_enable" doc:"Ban sources that send too many messages. observe: log them, ban nobody."`
-	DoSBanTime               Duration        `yaml:"dos_ban_time" doc:"How long such a source is banned." min:"0.001" safe:"10" max:"2592000"`
+	DoSBanTime               Duration        `yaml:"dos_ban_time" doc:"How long a source that sends too many messages is banned." min:"0.001" safe:"10" max:"2592000"`
 	DoSReqsDensityPerUnit    int             `yaml:"dos_reqs_density_per_unit" doc:"Messages that a source may send inside any dos_sampling_time_unit; the next one bans it. Requests with their repetitions, what is no SIP, and replies to nothing count." min:"1" max:"100000"`
-	DoSSamplingTimeUnit      Duration        `yaml:"dos_sampling_time_unit" doc:"Length of the sliding window." min:"0.001" safe:"1" max:"3600"`
+	DoSSamplingTimeUnit      Duration        `yaml:"dos_sampling_time_unit" doc:"Length of the sliding window in which messages are counted." min:"0.001" safe:"1" max:"3600"`
 	DoSKnownFactor           int             `yaml:"dos_known_factor" doc:"How many times more a source may send that has a registration, a call, or a correct password in the last hour." min:"1" max:"1000"`
-	DoSUnprovenBanTime       Duration        `yaml:"dos_unproven_ban_time" doc:"First ban of a UDP source that never showed that it receives answers, so that its address may be forged; doubles with each repetition up to dos_ban_time." min:"0.001" safe:"1" max:"2592000" zero:"dos_ban_time"`
+	DoSUnprovenBanTime       Duration        `yaml:"dos_unproven_ban_time" doc:"First ban of a UDP source that never showed that it receives answers, so that its address may be forged; doubles with each repetition up to dos_ban_time." min:"0.001" safe:"1" max:"2592000" zero:"the same as dos_ban_time"`
 	FailedAuthBanEnable      Mode            `yaml:"failed_auth_ban_enable" doc:"Ban users and sources with wrong passwords, as the answers of the backends tell. observe: log them, ban nobody."`
 	FailedAuthAttempts       int             `yaml:"failed_auth_attempts" doc:"Wrong passwords in a row after which a user is banned." min:"1" max:"1000"`
-	FailedAuthBanTime        Duration        `yaml:"failed_auth_ban_time" doc:"How long the user or the source is banned." min:"0.001" safe:"10" max:"2592000"`
+	FailedAuthBanTime        Duration        `yaml:"failed_auth_ban_time" doc:"How long a user or a source with wrong passwords is banned." min:"0.001" safe:"10" max:"2592000"`
 	FailedAuthBanKey         string          `yaml:"failed_auth_ban_key" doc:"What failed_auth_attempts bans. user: user@domain from everywhere; user_source: user@domain from that source; source: no users, only sources." one:"user|user_source|source"`
 	FailedAuthBanReply       string          `yaml:"failed_auth_ban_reply" doc:"What a banned user gets: 403 Try again later, or nothing." one:"403|drop"`
 	FailedAuthSourceAttempts int             `yaml:"failed_auth_source_attempts" doc:"Wrong passwords within 60 s, of any users, after which a source is banned that showed that it receives answers." min:"2" max:"10000" zero:"no such ban"`
 	EnumerationUsers         int             `yaml:"enumeration_users" doc:"Different users with wrong passwords within 60 s after which such a source is banned." min:"2" max:"1000" zero:"no such ban"`
 	LoopEnable               Mode            `yaml:"loop_enable" doc:"Answer new calls with 482 that go from one user to another too often. observe: log them, let them pass."`
 	LoopFromToPerSecond      int             `yaml:"loop_from_to_per_second" doc:"New calls with the same From and To inside any second; the next one is refused. Repetitions, forks and the retry with credentials count once." min:"1" max:"1000"`
-	LoopKey                  string          `yaml:"loop_key" doc:"What is the same. user: the user parts of From and To; uri: user and host." one:"user|uri"`
+	LoopKey                  string          `yaml:"loop_key" doc:"What makes two calls the same. user: the user parts of From and To; uri: user and host." one:"user|uri"`
 	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users that may be called as often as they like, such as a voicemail number; one that ends in * is a prefix." zero:"nobody"`
 	SanityEnable             Mode            `yaml:"sanity_enable" doc:"Refuse messages with broken or absurd header fields before the PBX reads them. observe: log them, let them pass."`
 	BlockUserAgents          BlockUserAgents `yaml:"block_useragents" doc:"Requests of scanners, known by their User-Agent or their From and To."`
@@ -221,12 +221,12 @@ type Security struct {
 
 // BlockUserAgents says whose requests are not served at all.
 type BlockUserAgents struct {
-	Enable      Mode     `yaml:"enable" doc:"Stop them. observe: log them, let them pass."`
-	Action      string   `yaml:"action" doc:"drop: no answer; reject: 403." one:"drop|reject"`
-	Mode        string   `yaml:"mode" doc:"blacklist: those that match ua_patterns or the list of known scanners; whitelist: all that do not match ua_patterns." one:"blacklist|whitelist"`
+	Enable      Mode     `yaml:"enable" doc:"Stop requests of scanners. observe: log them, let them pass."`
+	Action      string   `yaml:"action" doc:"What they get. drop: no answer; reject: 403." one:"drop|reject"`
+	Mode        string   `yaml:"mode" doc:"Which requests. blacklist: those that match ua_patterns or the list of known scanners; whitelist: all that do not match ua_patterns." one:"blacklist|whitelist"`
 	BlockAbsent bool     `yaml:"block_absent" doc:"Requests without User-Agent too."`
 	BlockEmpty  bool     `yaml:"block_empty" doc:"Requests with an empty User-Agent too."`
-	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; with = before it, all of it. They are added to the list of known scanners." zero:"that list alone"`
+	UAPatterns  []string `yaml:"ua_patterns" doc:"Parts of a User-Agent, letter case ignored; with = before it, all of it. They are added to the list of known scanners." zero:"the known scanners alone"`
 }
 
 // Transaction holds the timers of RFC 3261 section 17 and of fail-over.

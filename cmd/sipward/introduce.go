@@ -24,7 +24,9 @@ func (s *session) introduce(warnings config.Problems) bool {
 	}
 	listening(op, s.edge.Listeners())
 	trusts(op, s.config)
+	neverBanned(op, s.config.Security)
 	protections(op, s.config)
+	bans(op, s.config.Security)
 	callLimits(op, s.config)
 	balancing(op, s.config)
 	socket := ""
@@ -76,14 +78,83 @@ func trusts(op *zerolog.Logger, c *config.Config) {
 	op.Info().Str("backends", strings.Join(who, ",")).Msg("trusted: only requests of backends may leave for other places")
 }
 
+// neverBanned names the networks that the file trusts; a long list only begins.
+func neverBanned(op *zerolog.Logger, s config.Security) {
+	const most = 8
+	networks := []string{}
+	if len(s.Trusted) == 0 {
+		networks = append(networks, "none")
+	}
+	for i, p := range s.Trusted {
+		if i == most {
+			networks = append(networks, fmt.Sprintf("%d more", len(s.Trusted)-most))
+			break
+		}
+		networks = append(networks, p.String())
+	}
+	op.Info().Bool("loopback", s.TrustLoopback).Str("networks", strings.Join(networks, ",")).
+		Msg("trusted: these are never banned, like backends and own addresses")
+}
+
 // protections shows what is on, with the numbers in force and the keys that set them.
 func protections(op *zerolog.Logger, c *config.Config) {
 	l, t := c.Limits, c.Transaction
-	op.Info().Str("queue_delay", orOff(l.QueueDelay)).Int("max_message", l.MaxMessage).Str("message_timeout", l.MessageTimeout.D().String()).
+	op.Info().Str("sanity", string(c.Security.SanityEnable)).Str("queue_delay", orOff(l.QueueDelay)).Int("max_message", l.MaxMessage).Str("message_timeout", l.MessageTimeout.D().String()).
 		Str("idle_timeout", l.IdleTimeout.D().String()).Int("max_connections_per_source", l.MaxConnectionsPerSource).
-		Msg("protections: malformed messages, loops and forged responses are refused; bans and authentication are left to the PBX")
+		Msg("protections: malformed messages, loops and forged responses are refused")
 	op.Info().Int("max_transactions", l.MaxTransactions).Int("max_dialogs", l.MaxDialogs).Int("max_connections", l.MaxConnections).
-		Int("write_queue", l.WriteQueue).Str("timer_b", t.TimerB.D().String()).Str("timer_c", t.TimerC.D().String()).Msg("limits")
+		Int("max_sources", l.MaxSources).Int("max_bans", l.MaxBans).Int("write_queue", l.WriteQueue).Str("timer_b", t.TimerB.D().String()).Str("timer_c", t.TimerC.D().String()).Msg("limits")
+}
+
+// bans shows what the edge stops and bans by itself, with the numbers in force.
+func bans(op *zerolog.Logger, s config.Security) {
+	e := op.Info().Str("mode", string(s.DoSBanEnable))
+	if s.DoSBanEnable != config.Off {
+		e = e.Str("messages", rate(s.DoSReqsDensityPerUnit, s.DoSSamplingTimeUnit)).
+			Str("from_known_sources", rate(s.DoSReqsDensityPerUnit*s.DoSKnownFactor, s.DoSSamplingTimeUnit)).
+			Str("ban_time", s.DoSBanTime.D().String())
+		if s.DoSUnprovenBanTime > 0 {
+			e = e.Str("unproven_ban_time", s.DoSUnprovenBanTime.D().String())
+		}
+	}
+	e.Str("kernel_offload", s.KernelOffload).Msg("protection from floods")
+
+	e = op.Info().Str("mode", string(s.FailedAuthBanEnable))
+	if s.FailedAuthBanEnable != config.Off {
+		e = e.Str("ban_key", s.FailedAuthBanKey).Int("attempts", s.FailedAuthAttempts).Str("ban_time", s.FailedAuthBanTime.D().String()).
+			Str("reply", s.FailedAuthBanReply).Str("source_attempts", rateOrOff(s.FailedAuthSourceAttempts, guessingWindow)).
+			Str("users_of_one_source", rateOrOff(s.EnumerationUsers, guessingWindow))
+	}
+	e.Msg("protection from wrong passwords")
+
+	e = op.Info().Str("mode", string(s.LoopEnable))
+	if s.LoopEnable != config.Off {
+		e = e.Str("calls", rate(s.LoopFromToPerSecond, config.Duration(time.Second))).Str("key", s.LoopKey)
+		if len(s.LoopExempt) > 0 {
+			e = e.Int("exempt", len(s.LoopExempt))
+		}
+	}
+	e.Msg("protection from call loops")
+
+	b := s.BlockUserAgents
+	e = op.Info().Str("mode", string(b.Enable))
+	if b.Enable != config.Off {
+		e = e.Str("list", b.Mode).Int("own_patterns", len(b.UAPatterns)).Str("action", b.Action)
+	}
+	e.Str("options_from_unknown", s.OptionsFromUnknown).Msg("protection from scanners")
+}
+
+// guessingWindow is the time inside which wrong passwords of one source count.
+const guessingWindow = config.Duration(time.Minute)
+
+// rate is a number of things inside a time, as 50/2s.
+func rate(n int, in config.Duration) string { return fmt.Sprintf("%d/%s", n, in.D()) }
+
+func rateOrOff(n int, in config.Duration) string {
+	if n == 0 {
+		return "off"
+	}
+	return rate(n, in)
 }
 
 // callLimits shows how every call comes to its end.

@@ -1,6 +1,6 @@
 package security
 
-// part is a text in lower case, and the number to report for it.
+// part is a text of two bytes or more, in lower case, and the number to report for it.
 type part struct {
 	text  string
 	index int
@@ -13,10 +13,11 @@ type automaton struct {
 	shift uint8      // a row of next has 1<<shift classes
 	next  []uint16   // state<<shift|class -> state; state 0 is the start
 	found []int32    // of a state: 1 + index of the text that ends there, 0 for none
+	pairs [1024]bool // by pairAt: a text may begin with these two bytes
 }
 
-func newAutomaton(parts []part) automaton {
-	var a automaton
+func newAutomaton(parts []part) *automaton {
+	a := &automaton{}
 	classes := 1
 	for _, p := range parts {
 		for _, c := range []byte(p.text) {
@@ -34,6 +35,7 @@ func newAutomaton(parts []part) automaton {
 	}
 	a.addState()
 	for _, p := range parts {
+		a.pairs[pairAt(p.text[0], p.text[1])] = true
 		state := uint16(0)
 		for _, c := range []byte(p.text) {
 			at := int(state)<<a.shift | int(a.class[c])
@@ -83,13 +85,26 @@ func (a *automaton) complete(classes int) {
 	}
 }
 
-// find is the index of the text that ends first in b, -1 for none.
+// pairAt sums up two bytes; letters of both cases are the same.
+func pairAt(first, second byte) int { return int(first&31)<<5 | int(second&31) }
+
+// find is the index of the text that ends first in b, -1 for none. It looks at pairs
+// of bytes until one may begin a text, since the steps of the automaton wait for each
+// other and those looks do not.
 func (a *automaton) find(b []byte) int {
-	state := uint16(0)
-	for _, c := range b {
-		state = a.next[int(state)<<a.shift|int(a.class[c])]
-		if n := a.found[state]; n != 0 {
-			return int(n) - 1
+	for i := 0; i < len(b)-1; i++ {
+		if !a.pairs[pairAt(b[i], b[i+1])] {
+			continue
+		}
+		state := uint16(0)
+		for ; i < len(b); i++ {
+			state = a.next[int(state)<<a.shift|int(a.class[b[i]])]
+			if n := a.found[state]; n != 0 {
+				return int(n) - 1
+			}
+			if state == 0 {
+				break
+			}
 		}
 	}
 	return -1

@@ -17,9 +17,9 @@ import (
 // call itself anything. Only its counters change.
 type Signatures struct {
 	whitelist bool
-	parts     automaton // of User-Agents
-	whole     folded    // User-Agents
-	users     folded    // users and display names
+	parts     *automaton // of User-Agents
+	whole     folded     // User-Agents
+	users     folded     // users and display names
 
 	// Indexes of what is no text, -1 when it is not asked for.
 	absent, empty, unlisted int
@@ -118,6 +118,8 @@ func checkPattern(pattern string, whitelist bool) error {
 	switch {
 	case strings.TrimSpace(text) != text || text == "":
 		return fmt.Errorf("ua_patterns: %q is empty or has white space around it", pattern)
+	case len(pattern) < 2:
+		return fmt.Errorf("ua_patterns: %q is part of too many; to match the whole User-Agent, write =%[1]s", pattern)
 	case len(text) > maxPattern:
 		return fmt.Errorf("ua_patterns: %.20q... has more than %d bytes", pattern, maxPattern)
 	case hasControl([]byte(text)) || strings.ContainsAny(text, "\t\r\n"):
@@ -177,8 +179,10 @@ func (s *Signatures) user(m *wire.Msg) int {
 func userPart(uri []byte) []byte {
 	uri = uri[bytes.IndexByte(uri, ':')+1:]
 	uri = uri[:max(bytes.IndexByte(uri, '@'), 0)]
-	if i := bytes.IndexAny(uri, ":;"); i >= 0 {
-		return uri[:i]
+	for i, c := range uri {
+		if c == ':' || c == ';' {
+			return uri[:i]
+		}
 	}
 	return uri
 }
@@ -263,7 +267,7 @@ func (s *Signatures) Inherit(old *Signatures) {
 // folded is a set of texts that are compared in ASCII without regard to case.
 type folded struct {
 	index   map[string]int // by the text in lower case
-	longest int
+	lengths [maxPattern + 1]bool
 }
 
 func (f *folded) add(text string, index int) {
@@ -271,11 +275,11 @@ func (f *folded) add(text string, index int) {
 		f.index = map[string]int{}
 	}
 	f.index[strings.ToLower(text)] = index
-	f.longest = max(f.longest, len(text))
+	f.lengths[len(text)] = true
 }
 
 func (f *folded) find(b []byte) int {
-	if len(b) == 0 || len(b) > f.longest {
+	if len(b) > maxPattern || !f.lengths[len(b)] {
 		return -1
 	}
 	var text [maxPattern]byte

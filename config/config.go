@@ -204,7 +204,7 @@ type Security struct {
 	FailedAuthBanEnable      Mode            `yaml:"failed_auth_ban_enable" doc:"Ban users and sources with wrong passwords, as the answers of the backends tell. observe: log them, ban nobody."`
 	FailedAuthAttempts       int             `yaml:"failed_auth_attempts" doc:"Wrong passwords in a row after which a user is banned." min:"1" max:"1000"`
 	FailedAuthBanTime        Duration        `yaml:"failed_auth_ban_time" doc:"How long a user or a source with wrong passwords is banned." min:"0.001" safe:"10" max:"2592000"`
-	FailedAuthBanKey         string          `yaml:"failed_auth_ban_key" doc:"What failed_auth_attempts bans. user: user@domain from everywhere; user_source: user@domain from that source; source: no users, only sources." one:"user|user_source|source"`
+	FailedAuthBanKey         string          `yaml:"failed_auth_ban_key" doc:"What failed_auth_attempts bans. user: user@domain from everywhere; user_source: user@domain from that source; source: the source, for all its users, once it showed that it receives answers." one:"user|user_source|source"`
 	FailedAuthBanReply       string          `yaml:"failed_auth_ban_reply" doc:"What a banned user gets: 403 Try again later, or nothing." one:"403|drop"`
 	FailedAuthSourceAttempts int             `yaml:"failed_auth_source_attempts" doc:"Wrong passwords within 60 s, of any users, after which a source is banned that showed that it receives answers." min:"2" max:"10000" zero:"no such ban"`
 	EnumerationUsers         int             `yaml:"enumeration_users" doc:"Different users with wrong passwords within 60 s after which such a source is banned." min:"2" max:"1000" zero:"no such ban"`

@@ -23,6 +23,7 @@ import (
 // Numbers we chose.
 const (
 	waitTime   = 10 * time.Second // for one answer
+	exportTime = time.Minute      // for all bans; the server gives up before
 	mostAnswer = 64 << 20         // bytes
 )
 
@@ -163,24 +164,35 @@ func (c *Client) ask(ctx context.Context, method, path string, body []byte, into
 		return err
 	}
 	res, err := c.http.Do(r)
+	if err != nil {
+		return noAnswer(err)
+	}
+	defer func() { err = errors.Join(err, res.Body.Close()) }()
+	if err := refusal(res); err != nil {
+		return err
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, mostAnswer)).Decode(into); err != nil {
+		return fmt.Errorf("answer of the edge: %w", err)
+	}
+	return nil
+}
+
+func noAnswer(err error) error {
 	var lost noEdge
 	if errors.As(err, &lost) { // without the address that means nothing
 		return lost
 	}
-	if err != nil {
-		return fmt.Errorf("the edge gave no answer: %w", err)
+	return fmt.Errorf("the edge gave no answer: %w", err)
+}
+
+// refusal is the error that an answer is.
+func refusal(res *http.Response) error {
+	if res.StatusCode/100 == 2 {
+		return nil
 	}
-	defer func() { err = errors.Join(err, res.Body.Close()) }()
-	in := io.LimitReader(res.Body, mostAnswer)
-	if res.StatusCode/100 != 2 {
-		var f failure
-		if err := json.NewDecoder(in).Decode(&f); err != nil || f.Error == "" {
-			f.Error = "the edge answered " + res.Status
-		}
-		return &StatusError{res.StatusCode, f.Error}
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(res.Body, mostAnswer)).Decode(&f); err != nil || f.Error == "" {
+		f.Error = "the edge answered " + res.Status
 	}
-	if err := json.NewDecoder(in).Decode(into); err != nil {
-		return fmt.Errorf("answer of the edge: %w", err)
-	}
-	return nil
+	return &StatusError{res.StatusCode, f.Error}
 }

@@ -10,12 +10,27 @@
 //	GET    /v1/stats                    figures of all calls since the start
 //	GET    /v1/backends                 the backends: {"backends": […]}
 //	PUT    /v1/backends/{pool}/{name}   {"state": "up"|"drain"|"disabled"}; answers with the backend as it is now
+//	GET    /v1/bans                     the bans, the oldest first: {"bans": […], "more": false}
+//	       ?kind=ip|user&rule=&key=&limit=1000
+//	                                    rule is exact, key is a part of the key; limit=all is every ban
+//	POST   /v1/bans                     {"bans": […]}, at most 500: takes over bans of a listing; {"added": 1, "skipped": 0}
+//	DELETE /v1/bans                     lifts all bans: {"lifted": 2}
+//	GET    /v1/bans/{key}               one ban
+//	PUT    /v1/bans/{key}               {"for": 3600, "by": "who", "why": "…"}, each may be absent; answers with the ban
+//	DELETE /v1/bans/{key}               lifts it and forgets what was counted; answers with the ban as it was
+//	GET    /v1/explain/{key}            what happens to a message of this source or user now, and why
+//	GET    /v1/security                 what the protections did since the start
 //
-// The bodies are those of proxy.CallInfo, proxy.CallStats and proxy.BackendInfo.
+// A key is an address, an IPv6 /64, user@domain, or user@domain/address, as it is
+// or path-escaped: 2001:db8::/64 and 2001:db8::%2F64 are the same.
+//
+// The bodies are those of proxy.CallInfo, proxy.CallStats, proxy.BackendInfo,
+// proxy.BanInfo, proxy.Explanation and proxy.SecurityStats.
 // Times are RFC 3339, durations seconds. A field may be added within /v1/; none
 // changes its meaning or goes. What cannot be done is {"error": "…"} with 400
 // (the request is wrong), 404 (there is no such thing), 405, 409 (the call is
-// not in a state to be ended), 413, or 500 (a fault of ours).
+// not in a state to be ended, the address is trusted), 413, or 500 (a fault of
+// ours).
 //
 //	curl --unix-socket /run/sipward/admin.sock http://sipward/v1/calls?party=alice
 //
@@ -23,5 +38,5 @@
 //
 // The edge is worth more than its operator's curiosity: so many connections at a
 // time, one request on each, short deadlines, small requests, listings cut at a
-// limit. A panic in here ends one request.
+// limit, one listing of all bans at a time. A panic in here ends one request.
 package admin

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,10 +49,13 @@ type failure struct {
 type answer struct {
 	status int
 	body   any
+	stream func(w io.Writer) error // instead of body: writes what is too large to hold twice
 }
 
+func say(status int, body any) answer { return answer{status: status, body: body} }
+
 func refuse(status int, format string, args ...any) answer {
-	return answer{status, failure{fmt.Sprintf(format, args...)}}
+	return say(status, failure{fmt.Sprintf(format, args...)})
 }
 
 var fault = refuse(http.StatusInternalServerError, "a bug in sipward: its log has the details")
@@ -59,21 +63,34 @@ var fault = refuse(http.StatusInternalServerError, "a bug in sipward: its log ha
 type route struct {
 	pattern string // of http.ServeMux: method and path
 	handle  func(s *Server, r *http.Request) answer
+	body    int64 // bytes that the request may have, 0 = mostBody
 }
 
 var routes = []route{
-	{"GET /v1/calls", (*Server).listCalls},
-	{"GET /v1/calls/{id}", (*Server).showCall},
-	{"DELETE /v1/calls/{id}", (*Server).endCall},
-	{"GET /v1/stats", (*Server).stats},
-	{"GET /v1/backends", (*Server).listBackends},
-	{"PUT /v1/backends/{pool}/{name}", (*Server).setBackend},
+	{pattern: "GET /v1/calls", handle: (*Server).listCalls},
+	{pattern: "GET /v1/calls/{id}", handle: (*Server).showCall},
+	{pattern: "DELETE /v1/calls/{id}", handle: (*Server).endCall},
+	{pattern: "GET /v1/stats", handle: (*Server).stats},
+	{pattern: "GET /v1/backends", handle: (*Server).listBackends},
+	{pattern: "PUT /v1/backends/{pool}/{name}", handle: (*Server).setBackend},
+	{pattern: "GET /v1/bans", handle: (*Server).listBans},
+	{pattern: "POST /v1/bans", handle: (*Server).importBans, body: mostImport},
+	{pattern: "DELETE /v1/bans", handle: (*Server).flushBans},
+	{pattern: "GET /v1/bans/{key...}", handle: (*Server).showBan},
+	{pattern: "PUT /v1/bans/{key...}", handle: (*Server).addBan},
+	{pattern: "DELETE /v1/bans/{key...}", handle: (*Server).removeBan},
+	{pattern: "GET /v1/explain/{key...}", handle: (*Server).explain},
+	{pattern: "GET /v1/security", handle: (*Server).security},
 }
 
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	for _, r := range routes {
-		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { s.write(w, r.handle(s, req)) })
+		most := cmp.Or(r.body, mostBody)
+		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) {
+			req.Body = http.MaxBytesReader(w, req.Body, most)
+			s.write(w, r.handle(s, req))
+		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) { s.write(w, s.unknown(w, req)) })
 	return mux
@@ -88,12 +105,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.write(w, fault)
 		}
 	}()
-	r.Body = http.MaxBytesReader(w, r.Body, mostBody)
 	s.mux.ServeHTTP(w, r)
 }
 
 // write encodes first: what JSON cannot express is a fault with a status.
 func (s *Server) write(w http.ResponseWriter, a answer) {
+	w.Header().Set("Content-Type", "application/json")
+	if a.stream != nil {
+		w.WriteHeader(a.status)
+		_ = a.stream(w) // who asked is gone
+		return
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -102,7 +124,6 @@ func (s *Server) write(w http.ResponseWriter, a answer) {
 		s.write(w, fault)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(a.status)
 	_, _ = w.Write(b.Bytes()) // who asked is gone
@@ -111,7 +132,7 @@ func (s *Server) write(w http.ResponseWriter, a answer) {
 // unknown says what exists instead.
 func (s *Server) unknown(w http.ResponseWriter, r *http.Request) answer {
 	var allowed []string
-	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		other := r.Clone(r.Context())
 		other.Method = method
 		if _, pattern := s.mux.Handler(other); pattern != "/" {
@@ -143,7 +164,7 @@ func (s *Server) listCalls(r *http.Request) answer {
 	if l.Calls == nil {
 		l.Calls = []proxy.CallInfo{} // [] rather than null in JSON
 	}
-	return answer{http.StatusOK, l}
+	return say(http.StatusOK, l)
 }
 
 // filterKeys are what GET /v1/calls takes.
@@ -153,17 +174,9 @@ var filterKeys = []string{"call_id", "party", "backend", "mode", "limit"}
 // all calls.
 func filterOf(query string) (proxy.CallFilter, error) {
 	f := proxy.CallFilter{Limit: DefaultLimit}
-	values, err := url.ParseQuery(query)
+	values, err := queryOf(query, filterKeys)
 	if err != nil {
 		return f, err
-	}
-	for key, v := range values {
-		if !slices.Contains(filterKeys, key) {
-			return f, fmt.Errorf("unknown parameter %q; there are: %s", key, strings.Join(filterKeys, ", "))
-		}
-		if len(v) > 1 {
-			return f, fmt.Errorf("%s is given twice", key)
-		}
 	}
 	f.CallID, f.Party, f.Backend = values.Get("call_id"), values.Get("party"), values.Get("backend")
 	switch f.Mode = values.Get("mode"); f.Mode {
@@ -171,14 +184,37 @@ func filterOf(query string) (proxy.CallFilter, error) {
 	default:
 		return f, fmt.Errorf("mode %q: R, P or N", f.Mode)
 	}
-	if text := values.Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > MaxLimit {
-			return f, fmt.Errorf("limit %q: 1 to %d", text, MaxLimit)
-		}
-		f.Limit = n
+	f.Limit, err = limitOf(values)
+	return f, err
+}
+
+// queryOf reads a query that may have each of the keys once, and no other.
+func queryOf(query string, keys []string) (url.Values, error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, err
 	}
-	return f, nil
+	for key, v := range values {
+		if !slices.Contains(keys, key) {
+			return nil, fmt.Errorf("unknown parameter %q; there are: %s", key, strings.Join(keys, ", "))
+		}
+		if len(v) > 1 {
+			return nil, fmt.Errorf("%s is given twice", key)
+		}
+	}
+	return values, nil
+}
+
+func limitOf(values url.Values) (int, error) {
+	text := values.Get("limit")
+	if text == "" {
+		return DefaultLimit, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > MaxLimit {
+		return 0, fmt.Errorf("limit %q: 1 to %d", text, MaxLimit)
+	}
+	return n, nil
 }
 
 // call finds the call of a path.
@@ -197,7 +233,7 @@ func (s *Server) showCall(r *http.Request) answer {
 	if !ok {
 		return noCall
 	}
-	return answer{http.StatusOK, c}
+	return say(http.StatusOK, c)
 }
 
 func (s *Server) endCall(r *http.Request) answer {
@@ -211,17 +247,17 @@ func (s *Server) endCall(r *http.Request) answer {
 		}
 		return noCall // since we looked
 	}
-	return answer{http.StatusAccepted, c}
+	return say(http.StatusAccepted, c)
 }
 
-func (s *Server) stats(*http.Request) answer { return answer{http.StatusOK, s.edge.CallStats()} }
+func (s *Server) stats(*http.Request) answer { return say(http.StatusOK, s.edge.CallStats()) }
 
 func (s *Server) listBackends(*http.Request) answer {
 	l := BackendList{Backends: s.edge.Backends()}
 	if l.Backends == nil {
 		l.Backends = []proxy.BackendInfo{}
 	}
-	return answer{http.StatusOK, l}
+	return say(http.StatusOK, l)
 }
 
 // States are those that an operator can put a backend into.
@@ -229,12 +265,8 @@ var States = []string{"up", "drain", "disabled"}
 
 func (s *Server) setBackend(r *http.Request) answer {
 	want, err := stateOf(r.Body)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return refuse(http.StatusRequestEntityTooLarge, "more than %d bytes", mostBody)
-	case err != nil:
-		return refuse(http.StatusBadRequest, "%v", err)
+	if err != nil {
+		return badBody(err)
 	}
 	pool, name := r.PathValue("pool"), r.PathValue("name")
 	if _, ok := s.backend(pool, name); !ok {
@@ -247,7 +279,16 @@ func (s *Server) setBackend(r *http.Request) answer {
 	if !ok { // a reload took it away
 		return refuse(http.StatusNotFound, "no backend %s/%s", pool, name)
 	}
-	return answer{http.StatusOK, b}
+	return say(http.StatusOK, b)
+}
+
+// badBody is the answer to a body that could not be read.
+func badBody(err error) answer {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return refuse(http.StatusRequestEntityTooLarge, "more than %d bytes", large.Limit)
+	}
+	return refuse(http.StatusBadRequest, "%v", err)
 }
 
 // stateOf reads the body of PUT /v1/backends/{pool}/{name}.

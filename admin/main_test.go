@@ -112,6 +112,7 @@ func realEdge(t *testing.T) *proxy.Edge {
 
 // manyCalls is an edge with calls: every fifth rings.
 type manyCalls struct {
+	bans
 	n     int
 	ended []string // guarded by mu
 	mu    sync.Mutex

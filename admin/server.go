@@ -25,7 +25,7 @@ const (
 	writeTime  = 30 * time.Second // to the end of the answer
 	partTime   = time.Second      // for requests that run when the server closes
 	mostHeader = 8 << 10          // bytes; net/http adds 4 kB
-	mostBody   = 4 << 10          // bytes
+	mostBody   = 4 << 10          // bytes, of all but imports
 )
 
 // An Edge is what is administered. Its methods are called from several goroutines
@@ -36,6 +36,14 @@ type Edge interface {
 	CallStats() proxy.CallStats
 	Backends() []proxy.BackendInfo
 	SetBackend(pool, name, state string) error
+	Bans(f proxy.BanFilter) []proxy.BanInfo
+	Ban(key string) (proxy.BanInfo, bool)
+	AddBan(n proxy.NewBan) (proxy.BanInfo, error)
+	RemoveBan(key string) (proxy.BanInfo, bool, error)
+	FlushBans() int
+	ImportBans(all []proxy.BanInfo) (added, skipped int, err error)
+	Explain(key string) (proxy.Explanation, error)
+	SecurityStats() proxy.SecurityStats
 }
 
 // Server answers on the socket. Close it before the edge is stopped.
@@ -44,6 +52,8 @@ type Server struct {
 	log  *zerolog.Logger
 	mux  *http.ServeMux
 	http *http.Server
+
+	exporting sync.Mutex // one listing of all bans at a time: it holds a copy of them
 
 	path    string
 	file    os.FileInfo // of the socket that is ours

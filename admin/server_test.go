@@ -284,6 +284,10 @@ func FuzzARequestIsAnswered(f *testing.F) {
 	f.Add("PUT", "/v1/backends/pbx/pbx1", "", `{"state":"drain"}`)
 	f.Add("POST", "/v1/stats", "mode=%52", `{"state":[]}`)
 	f.Add("GET", "/v1//calls/../stats", "limit=-1", "\x00")
+	f.Add("PUT", "/v1/bans/2001:db8::/64", "", `{"for":60,"by":"x"}`)
+	f.Add("POST", "/v1/bans", "", `{"bans":[{"key":"192.0.2.1"}]}`)
+	f.Add("GET", "/v1/bans", "limit=all&kind=user", "")
+	f.Add("GET", "/v1/explain/a%2F@b", "", "")
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		edge := &manyCalls{n: 10}
 		s := &Server{edge: edge, log: nop()}

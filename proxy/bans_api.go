@@ -6,7 +6,9 @@ import (
 	"github.com/sipward/sipward/security"
 )
 
-// BanInfo is one ban as the admin socket shows it and as an export writes it.
+// BanInfo is one ban as the admin socket shows it and as an export writes it. In an
+// import only the key is needed: a Since of zero is now, an Until of zero ends with
+// the time that the configuration has for its kind, no rule means an operator's.
 type BanInfo struct {
 	Key    string    `json:"key"`  // 192.0.2.1, 2001:db8:1:2::/64, user@domain, or user@domain/192.0.2.1
 	Rule   string    `json:"rule"` // dos | failed_auth | failed_auth_source | enumeration | operator
@@ -37,9 +39,19 @@ type EvidenceInfo struct {
 	Status int       `json:"status"` // what it was answered with, 0 = unknown
 }
 
+// BanKinds are what a BanFilter can choose: bans of sources, and bans of users,
+// wherever they are or at one source.
+var BanKinds = []string{"ip", "user"}
+
+// BanRules are the rules that ban.
+var BanRules = []string{
+	security.DoS.String(), security.FailedAuth.String(), security.FailedAuthSource.String(),
+	security.Enumeration.String(), security.Operator.String(),
+}
+
 // BanFilter chooses bans; the zero value takes all.
 type BanFilter struct {
-	Kind  string // ip: of a source, user: of a user, wherever he is or at one source
+	Kind  string // of BanKinds
 	Rule  string // exact
 	Key   string // part of the key
 	Limit int    // at most so many, 0 = all

@@ -142,6 +142,7 @@ func FuzzVisible(f *testing.F) {
 
 // twoPools is an edge with the calls above and a backend of the same name in two pools.
 type twoPools struct {
+	knownBans
 	mu    sync.Mutex // guards what follows
 	ended []string
 	set   []string

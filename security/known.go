@@ -26,7 +26,7 @@ type Known struct {
 
 type knownShard struct {
 	mu     sync.Mutex
-	latest *simplelru.LRU[knownKey, *success]
+	latest *simplelru.LRU[knownKey, success]
 	_      [48]byte // no two locks in one cache line
 }
 
@@ -54,8 +54,8 @@ func NewKnown(capacity int) *Known {
 		if i < capacity%n {
 			size++
 		}
-		k.sources[i].latest, _ = simplelru.NewLRU[knownKey, *success](size, nil)
-		k.users[i].latest, _ = simplelru.NewLRU[knownKey, *success](size, nil)
+		k.sources[i].latest, _ = simplelru.NewLRU[knownKey, success](size, nil)
+		k.users[i].latest, _ = simplelru.NewLRU[knownKey, success](size, nil)
 	}
 	return k
 }
@@ -125,18 +125,16 @@ func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
 func (sh *knownShard) succeeded(key knownKey, now time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if at, ok := sh.latest.Get(key); ok {
-		at.last = max(at.last, now)
-		return
+	at, ok := sh.latest.Peek(key)
+	if !ok {
+		at.first = now
 	}
-	sh.latest.Add(key, &success{first: now, last: now})
+	at.last = max(at.last, now)
+	sh.latest.Add(key, at)
 }
 
 func (sh *knownShard) read(key knownKey) (success, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if at, ok := sh.latest.Peek(key); ok {
-		return *at, true
-	}
-	return success{}, false
+	return sh.latest.Peek(key)
 }

@@ -98,7 +98,10 @@ type bannedUser struct {
 	record *banRecord
 }
 
-type banLabel struct{ by, why string }
+type banLabel struct {
+	by, why string
+	bans    int // that it is of
+}
 
 type shownBan struct{ record, serial uint32 }
 
@@ -189,7 +192,7 @@ func (b *Book) StrikeUser(k Key, now time.Duration) {
 // Of the others, that a flood of forged messages can bring about in any number, the one
 // that stops least at present makes room.
 func (b *Book) Add(x Ban, now time.Duration) bool {
-	if x.Until <= now || x.Key == (Key{}) || len(x.User) > maxUser {
+	if x.Until <= max(now, 0) || x.Key == (Key{}) || len(x.User) > maxUser {
 		return false
 	}
 	b.mu.Lock()
@@ -239,7 +242,7 @@ func (b *Book) Flush() int {
 		b.version.Add(1)
 	}
 	b.resetLocked()
-	b.former.sets, b.former.used = nil, 0
+	b.former.sets = nil
 	return n
 }
 
@@ -362,7 +365,7 @@ func (b *Book) Overflow() (evicted, refused uint64) {
 
 // Bytes is the memory that the list takes; what maps take is estimated.
 func (b *Book) Bytes() int {
-	const perName, perLabel, perProofs = 160, 64, 80 // map entries and what they point to
+	const perName, perLabel, perProofs = 160, 24, 80 // map entries and what they point to
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := len(b.records.chunks)*8 + (int(b.records.made)+chunkRecords-1)/chunkRecords*int(unsafe.Sizeof(banChunk{}))
@@ -383,7 +386,7 @@ func (b *Book) Version() uint64 { return b.version.Load() }
 // Hottest are the sources with hard bans that send most at present, up to so many, the
 // hottest first; then those that were heard of last.
 func (b *Book) Hottest(most int, is4 bool, now time.Duration) []Source {
-	if most <= 0 {
+	if most = min(most, mostBans); most <= 0 {
 		return nil
 	}
 	type hot struct {
@@ -553,15 +556,18 @@ func (b *Book) fillLocked(n uint32, x *Ban, now time.Duration) {
 	r.state.Store(uint64(stateOf(x.Until, x.Hard)))
 }
 
-// indexLocked puts a source, whose record is on the shelf, into the index, or into a new
-// one with all the others.
+// indexLocked puts a source, whose record is on the shelf, into the index.
 func (b *Book) indexLocked(s Source, n uint32) {
-	t := b.index.Load()
-	if t != nil && !t.isCrowded() {
+	if t := b.index.Load(); t != nil && !t.isCrowded() {
 		t.putLocked(s, n)
 		return
 	}
-	t = newIndex(len(b.sources.due))
+	b.rebuildLocked()
+}
+
+// rebuildLocked makes a new index of all sources on the shelf.
+func (b *Book) rebuildLocked() {
+	t := newIndex(len(b.sources.due))
 	for _, d := range b.sources.due {
 		t.putLocked(Source(b.records.at(d.record).source.Load()), d.record)
 	}
@@ -639,18 +645,26 @@ func (b *Book) banLocked(n uint32) Ban {
 
 func (b *Book) labelLocked(n uint32, by, why string) {
 	if l := b.label; l == nil || l.by != by || l.why != why {
-		b.label = &banLabel{strings.Clone(by), strings.Clone(why)}
+		b.label = &banLabel{by: strings.Clone(by), why: strings.Clone(why)}
+	}
+	if b.label.bans++; b.label.bans == 1 {
+		b.text += labelBytes(b.label)
 	}
 	b.labels[n] = b.label
-	b.text += len(by) + len(why) // at most: it may be shared
 }
 
 func (b *Book) unlabelLocked(n uint32) {
-	if l := b.labels[n]; l != nil {
-		b.text -= len(l.by) + len(l.why)
-		delete(b.labels, n)
+	l := b.labels[n]
+	if l == nil {
+		return
 	}
+	if l.bans--; l.bans == 0 {
+		b.text -= labelBytes(l)
+	}
+	delete(b.labels, n)
 }
+
+func labelBytes(l *banLabel) int { return int(unsafe.Sizeof(banLabel{})) + len(l.by) + len(l.why) }
 
 // showLocked keeps a ban's evidence, at the cost of the one that has had its for longest.
 func (b *Book) showLocked(n uint32, rows []Evidence) {

@@ -2,24 +2,24 @@ package security
 
 import (
 	"hash/maphash"
+	"slices"
 	"time"
 )
 
 // Numbers we chose.
 const (
 	formerSpan    = 24 * time.Hour
-	mostRepeats   = 10 // remembered for one source
+	mostRepeats   = 10 // bans that are remembered of one source
 	formerWays    = 8
 	leastFormer   = 8 // sets
 	secondsOfSpan = uint32(formerSpan / time.Second)
 )
 
 // formerBans remembers when sources were banned in the last 24 h: a table of sets in
-// fixed memory, that grows as it fills. It is guarded by the Book's mutex.
+// bounded memory, that grows as it fills. It is guarded by the Book's mutex.
 type formerBans struct {
 	seed maphash.Seed
 	sets []formerSet // a power of two
-	used int         // places in use, over or not
 	most int         // sets
 }
 
@@ -68,15 +68,12 @@ func (t *formerBans) find(s Source) *formerBan {
 	return nil
 }
 
-// Note remembers that a ban of the source begins.
+// note remembers that a ban of the source begins.
 func (t *formerBans) note(s Source, now time.Duration) {
 	f := t.find(s)
 	if f == nil {
-		t.grow()
+		t.makeRoom(s)
 		f = t.setOf(s).placeFor(secondOf(now))
-		if f.source == 0 {
-			t.used++
-		}
 		*f = formerBan{source: s}
 	}
 	copy(f.at[1:], f.at[:])
@@ -101,33 +98,32 @@ func (set *formerSet) placeFor(second uint32) *formerBan {
 	return best
 }
 
-// grow doubles the table when half of it is used.
-func (t *formerBans) grow() {
+// makeRoom doubles the table as long as the source's set is full, and the table is not
+// as large as it may become.
+func (t *formerBans) makeRoom(s Source) {
 	if len(t.sets) == 0 {
 		t.sets = make([]formerSet, leastFormer)
-		return
 	}
-	if t.used*2 <= len(t.sets)*formerWays || len(t.sets) >= t.most {
-		return
-	}
-	old := t.sets
-	t.sets, t.used = make([]formerSet, len(old)*2), 0
-	for i := range old {
-		for _, f := range old[i] {
-			if f.source == 0 {
-				continue
+	for len(t.sets) < t.most && t.setOf(s).isFull() {
+		old := t.sets
+		t.sets = make([]formerSet, 2*len(old))
+		for i := range old {
+			for _, f := range old[i] {
+				if f.source != 0 {
+					*t.setOf(f.source).placeFor(0) = f // free: two sets take the place of one
+				}
 			}
-			// A set's places go to two sets: there is room in both.
-			*t.setOf(f.source).placeFor(0) = f
-			t.used++
 		}
 	}
+}
+
+func (set *formerSet) isFull() bool {
+	return !slices.ContainsFunc(set[:], func(f formerBan) bool { return f.source == 0 })
 }
 
 func (t *formerBans) forget(s Source) {
 	if f := t.find(s); f != nil {
 		*f = formerBan{}
-		t.used--
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 type banRecord struct {
 	// Read and written without the Book's mutex. A record changes its source only by
 	// way of 0, and state is set before source is: who reads a source, the state and
-	// the same source again has the state of that source's ban.
+	// the same source again has the state of that source's ban (or, if the source was
+	// let go and banned again in between, perhaps that of a ban in between).
 	source   atomic.Uint64 // 0 when free, and for users' bans
 	state    atomic.Uint64 // a banState
 	drops    atomic.Uint64

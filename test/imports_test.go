@@ -46,7 +46,7 @@ var foreign = map[string][]string{
 	"config":            {"github.com/knadh/koanf", "go.yaml.in/yaml/v3"},
 	"dialog":            {},
 	"proxy/wire":        {"github.com/emiago/sipgo/sip"},
-	"proxy/transport":   {"golang.org/x/sys"},
+	"proxy/transport":   {"golang.org/x/sys", "golang.org/x/net/bpf"},
 	"proxy/transaction": {"github.com/dchest/siphash"},
 	"proxy/resolve":     {"github.com/miekg/dns"},
 	"proxy/backend":     {},

@@ -92,13 +92,13 @@ func (c *Conn) end(reason error) bool {
 		return false
 	}
 	c.err = reason
+	c.layer.countClosed(reason) // before Handler.Closed may come
 	c.early = nil
 	box, secure := c.box, c.tls
 	c.mu.Unlock()
 
 	c.cancel()
 	c.layer.conns.retire(c)
-	c.layer.countClosed(reason)
 	if secure != nil {
 		_ = secure.Close() // says goodbye to the peer, then closes the box
 	}

@@ -172,8 +172,8 @@ func TestCloseDuringTraffic(t *testing.T) {
 				_, _ = l.Connect(wire.TLS, l.Listeners()[2].Bound(), "proxy.example", netip.Addr{})
 			}
 		})
+		peer := dialTo(t, l, 1)
 		running.Go(func() {
-			peer := dialTo(t, l, 1)
 			for {
 				select {
 				case <-stop:

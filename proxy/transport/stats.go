@@ -23,9 +23,9 @@ type Stats struct {
 
 	Datagrams    uint64 // received, keep-alives included, those of banned sources not
 	Banned       uint64 // datagrams dropped unread: Options.Banned
-	Filtered     uint64 // datagrams dropped in the kernel: Layer.Filter
+	Filtered     uint64 // datagrams dropped in the kernel while there was a Layer.Filter
 	KeepAlives   uint64 // datagrams of CRLF or NUL only, dropped
-	SocketDrops  uint64 // datagrams that found the receive buffer full
+	SocketDrops  uint64 // datagrams that found the receive buffer full, while there was no Layer.Filter
 	ReadErrors   uint64
 	SendErrors   uint64 // datagrams that the kernel did not take
 	Oversize     uint64 // datagrams too large to be sent
@@ -56,6 +56,7 @@ func (l *Layer) Stats() Stats {
 	s.Connections, s.Dialing = l.conns.size()
 	for _, listener := range l.Listeners() {
 		for _, socket := range listener.sockets {
+			socket.readDrops()
 			u := &socket.count
 			s.Datagrams += u.datagrams.Load()
 			s.Banned += u.banned.Load()

@@ -383,3 +383,39 @@ func TestStreamSendDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", allocations)
 	}
 }
+
+func TestConnectionsOfASourceAreClosed(t *testing.T) {
+	for _, proto := range []string{"tcp", "tls"} {
+		r := newRecorder()
+		l, peer := startStream(t, proto, Options{}, r)
+		write(t, peer, message(1, 0))
+		from := next(t, r.packets).flow.Remote()
+		if n := l.CloseFrom(func(a netip.AddrPort) bool { return a.Addr() == netip.MustParseAddr("192.0.2.1") }); n != 0 {
+			t.Errorf("%s: %d connections of somebody else", proto, n)
+		}
+		if n := l.CloseFrom(func(a netip.AddrPort) bool { return a == from }); n != 1 {
+			t.Errorf("%s: closed %d connections", proto, n)
+		}
+		if got := next(t, r.closed); got.err != ErrUnwanted || got.conn.Remote() != from {
+			t.Error(proto, got.err)
+		}
+		expectEnd(t, peer)
+		if n := l.CloseFrom(func(netip.AddrPort) bool { return true }); n != 0 {
+			t.Errorf("%s: closed %d connections again", proto, n)
+		}
+	}
+}
+
+func TestDialledConnectionsAreNotOfASource(t *testing.T) {
+	r := newRecorder()
+	l := start(t, Options{}, r, spec("tcp 127.0.0.1:0"), spec("tcp 127.0.0.1:0"))
+	flow, err := l.Connect(wire.TCP, l.Listeners()[1].Bound(), "", netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = flow.Send([]byte(message(1, 0)))
+	next(t, r.packets)
+	if n := l.CloseFrom(func(netip.AddrPort) bool { return true }); n != 1 { // the accepted end alone
+		t.Errorf("closed %d connections", n)
+	}
+}

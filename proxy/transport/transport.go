@@ -110,6 +110,8 @@ type Layer struct {
 	done     chan struct{} // closed by the first Close
 	finished chan struct{} // closed when every goroutine has ended
 
+	filtering sync.Mutex // held by Filter
+
 	mu        sync.Mutex
 	running   sync.WaitGroup // Add only under mu while not isClosed
 	listeners []*Listener

@@ -6,7 +6,9 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -34,9 +36,11 @@ const pollPause = 5 * time.Millisecond
 // blocked reader, so that each datagram goes from thread to thread; in the poller it is one context switch.
 type udpSocket struct {
 	listener      *Listener
-	file          *os.File // owns fd, for the poller
 	fd            int
 	receiveBuffer int
+
+	polling sync.Mutex
+	file    *os.File // a second descriptor of the socket, in the poller; nil in a flood
 
 	_        [64]byte     // what follows is written often
 	users    atomic.Int64 // the owner, the reader and sends under way; at 0 the descriptor is closed
@@ -45,6 +49,10 @@ type udpSocket struct {
 
 	errorsDue     atomic.Bool // somebody saw an error that says there is something in the error queue
 	errorsHandled atomic.Bool // a goroutine is at it
+
+	drops      sync.Mutex
+	dropped    atomic.Uint32 // the kernel's count of drops as of the last look; written under drops
+	isFiltered bool          // guarded by drops
 
 	_     [64]byte
 	count socketCounters
@@ -111,8 +119,11 @@ func openSocket(l *Listener, bind netip.AddrPort, isFirst bool) (s *udpSocket, b
 	case *unix.SockaddrInet6:
 		port = uint16(a.Port)
 	}
-	s = &udpSocket{listener: l, file: os.NewFile(uintptr(fd), "udp"), fd: fd, receiveBuffer: got}
+	s = &udpSocket{listener: l, fd: fd, receiveBuffer: got}
 	s.users.Store(1)
+	if _, err = s.enterPoller(); err != nil {
+		return nil, bound, err
+	}
 	return s, netip.AddrPortFrom(bind.Addr(), port), nil
 }
 
@@ -206,7 +217,30 @@ func (s *udpSocket) acquire() bool {
 
 func (s *udpSocket) release() {
 	if s.users.Add(-1) == 0 && s.isFreed.CompareAndSwap(false, true) {
+		s.leavePoller()
+		_ = unix.Close(s.fd)
+	}
+}
+
+// enterPoller has the runtime watch the socket, by a descriptor of its own: it watches for as long as that is open.
+func (s *udpSocket) enterPoller() (syscall.RawConn, error) {
+	fd, err := unix.FcntlInt(uintptr(s.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "udp")
+	s.polling.Lock()
+	s.file = file
+	s.polling.Unlock()
+	return file.SyscallConn()
+}
+
+func (s *udpSocket) leavePoller() {
+	s.polling.Lock()
+	defer s.polling.Unlock()
+	if s.file != nil {
 		_ = s.file.Close()
+		s.file = nil
 	}
 }
 
@@ -214,14 +248,18 @@ func (s *udpSocket) release() {
 // somebody else's socket by the time a send gets there.
 func (s *udpSocket) close() {
 	if s.isClosed.CompareAndSwap(false, true) {
-		_ = s.file.SetReadDeadline(time.Unix(1, 0))
+		s.polling.Lock() // who enters the poller later looks at isClosed afterwards
+		if s.file != nil {
+			_ = s.file.SetReadDeadline(time.Unix(1, 0))
+		}
+		s.polling.Unlock()
 		s.release()
 	}
 }
 
 // inbox is what recvmsg fills.
 type inbox struct {
-	header  unix.Msghdr
+	header  *unix.Msghdr
 	vector  unix.Iovec
 	name    [unix.SizeofSockaddrInet6]byte
 	_       [4]byte
@@ -229,22 +267,44 @@ type inbox struct {
 	data    []byte
 }
 
-func newInbox(size int) *inbox { return &inbox{data: make([]byte, size)} }
+func newInbox(size int) *inbox {
+	in := &inbox{header: new(unix.Msghdr), data: make([]byte, size)}
+	in.prepare()
+	return in
+}
 
 func (in *inbox) prepare() {
 	in.vector.Base = &in.data[0]
 	in.vector.SetLen(len(in.data))
-	in.header = unix.Msghdr{Name: &in.name[0], Namelen: uint32(len(in.name)), Iov: &in.vector}
+	in.header.Name = &in.name[0]
+	in.header.Iov = &in.vector
 	in.header.SetIovlen(1)
 	in.header.Control = (*byte)(unsafe.Pointer(&in.control[0]))
+	in.restore()
+}
+
+// restore undoes what the kernel wrote into the header.
+func (in *inbox) restore() {
+	in.header.Namelen = uint32(len(in.name))
 	in.header.SetControllen(len(in.control) * 8)
 }
 
 // receive returns the number of bytes, or EAGAIN.
 func (in *inbox) receive(fd uintptr, flags int) (int, unix.Errno) {
-	in.prepare()
-	n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&in.header)), uintptr(flags|unix.MSG_DONTWAIT))
+	in.restore()
+	n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(in.header)), uintptr(flags|unix.MSG_DONTWAIT))
 	return int(n), e
+}
+
+// source returns the IP address that came with the message, unmapped and without a zone.
+func (in *inbox) source() netip.Addr {
+	switch {
+	case in.header.Namelen >= unix.SizeofSockaddrInet4 && in.family() == unix.AF_INET:
+		return netip.AddrFrom4([4]byte(in.name[4:8]))
+	case in.header.Namelen >= unix.SizeofSockaddrInet6 && in.family() == unix.AF_INET6:
+		return netip.AddrFrom16([16]byte(in.name[8:24])).Unmap()
+	}
+	return netip.Addr{}
 }
 
 // from returns the address that came with the message, unmapped.
@@ -318,73 +378,43 @@ func (s *udpSocket) read() {
 		return
 	}
 	defer s.release()
-	raw, err := s.file.SyscallConn()
+	in, err := newIntake(s)
 	if err != nil {
 		s.listener.layer.options.OnProblem("cannot read from udp %s: %v", s.listener.bound, err)
 		return
 	}
-	in := newInbox(maxDatagram + 1)
 	var forErrors *inbox
 	p := new(Packet)
-	var n int
-	var e unix.Errno
-	banned := s.listener.layer.options.Banned
-	receive := func(fd uintptr) bool {
-		for {
-			n, e = in.receive(fd, 0)
-			if e != 0 || banned == nil || !banned(in.from().Addr()) {
-				return e != unix.EAGAIN
-			}
-			s.count.banned.Add(1)
-			if s.isClosed.Load() {
-				return true
-			}
-		}
-	}
-	var dropped uint32
 	var failures int
-	for {
-		err := raw.Read(receive)
-		if s.isClosed.Load() {
-			return
-		}
-		if err != nil {
-			// The poller gives up on a socket with an error to tell and a full send buffer, until the next datagram.
-			s.noteErrors()
-			s.listener.layer.pause(pollPause)
-			receive(uintptr(s.fd))
-			if e == unix.EAGAIN {
-				continue
-			}
-		}
-		if isPending(e) { // an earlier send's; the datagrams are still there
+	for in.next() {
+		if isPending(in.e) { // an earlier send's; the datagrams are still there
 			if forErrors == nil {
 				forErrors = newInbox(quoteSize)
 			}
 			s.readErrors(forErrors)
 			continue
 		}
-		if e != 0 {
-			s.readFailed(e, &failures)
+		if in.e != 0 {
+			s.readFailed(in.e, &failures)
 			continue
 		}
 		failures = 0
 		s.count.datagrams.Add(1)
-		if n <= 4 && isKeepAlive(in.data[:n]) {
+		data := in.in.data[:in.n:in.n]
+		if len(data) <= 4 && isKeepAlive(data) {
 			s.count.keepAlives.Add(1)
 			continue
 		}
-		a := in.attached()
-		if a.hasDrops && a.drops != dropped {
-			s.count.drops.Add(uint64(a.drops - dropped)) // modulo 2^32, as the kernel counts
-			dropped = a.drops
+		a := in.in.attached()
+		if a.hasDrops && a.drops != s.dropped.Load() {
+			s.dropsRead(a.drops)
 		}
 		p.Waited = 0
 		if a.arrived != 0 {
 			p.Waited = max(0, time.Duration(time.Now().UnixNano()-a.arrived))
 		}
-		p.Flow = Flow{source: s.listener.sourceOf(a.local), remote: in.from()}
-		p.Data = in.data[:n:n]
+		p.Flow = Flow{source: s.listener.sourceOf(a.local), remote: in.in.from()}
+		p.Data = data
 		s.listener.layer.handler.Receive(p)
 	}
 }

@@ -45,6 +45,9 @@ func newSource(l *Listener, local netip.Addr) *source {
 	return &source{listener: l, local: netip.AddrPortFrom(local, l.bound.Port())}
 }
 
+// readDrops: the system does not tell.
+func (s *udpSocket) readDrops() {}
+
 func (s *udpSocket) close() {
 	if s.isClosed.CompareAndSwap(false, true) {
 		_ = s.conn.Close()

@@ -11,6 +11,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -34,13 +35,14 @@ type responseContext struct {
 	slot    transaction.Slot
 	method  wire.Method
 	cseq    uint32
-	loop    uint32         // hash of what routed the request
-	up      transport.Flow // where responses go
-	arrival transport.Flow // where it came from; up differs where Via asks for another port
-	source  netip.AddrPort // as the socket saw it
-	route   route          // what was decided about it
-	call    *dialog.Call   // that this INVITE began; nil otherwise
-	tx      *dialog.Tx     // of a request in a dialog that we know; nil otherwise
+	loop    uint32            // hash of what routed the request
+	up      transport.Flow    // where responses go
+	arrival transport.Flow    // where it came from; up differs where Via asks for another port
+	source  netip.AddrPort    // as the socket saw it
+	route   route             // what was decided about it
+	call    *dialog.Call      // that this INVITE began; nil otherwise
+	tx      *dialog.Tx        // of a request in a dialog that we know; nil otherwise
+	attempt *security.Attempt // of a request with credentials from outside, until its final answer
 
 	mu       sync.Mutex
 	timer    timers.Timer

@@ -3,6 +3,7 @@ package proxy
 import (
 	"sync/atomic"
 
+	"github.com/sipward/sipward/security"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -27,6 +28,10 @@ type counters struct {
 	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on
 	sendErrors    atomic.Uint64
 	panics        atomic.Uint64
+
+	stopped  [security.Rules]atomic.Uint64 // messages, by the rule that stopped them
+	observed [security.Rules]atomic.Uint64 // those that a rule would have stopped, were it not observing
+	banLines atomic.Uint64                 // lines of bans that were not written
 }
 
 // Counters is a reading of what the edge counts.

@@ -22,6 +22,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 	"github.com/sipward/sipward/store"
 	"github.com/sipward/sipward/timers"
 )
@@ -52,6 +53,7 @@ type Edge struct {
 	records  *cdr.Writer
 	state    *store.File // nil: calls do not outlive a restart
 	sources  *sources
+	guard    *security.Guard
 	snap     atomic.Pointer[snapshot]
 
 	key    transaction.Key // signs branches
@@ -62,6 +64,11 @@ type Edge struct {
 	errorReplies *backend.Rate
 	panicLines   *backend.Rate
 	noteLines    *backend.Rate
+	banLines     *backend.Rate
+	loopLines    *backend.Rate
+	suspendedAt  atomic.Int64  // when a ban was last held back, 0 = never
+	banned       chan struct{} // wakes watch
+	offload      offload
 	probePace    atomic.Pointer[timers.Pace] // of probe_rate_max
 	probes       probeCounts
 	count        counters
@@ -111,16 +118,17 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 		onConn: newConnIndex(), affinity: newAffinity(), sources: newSources(),
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
-		noteLines: backend.NewRate(noteLinesPerSecond),
-		idle:      make(chan struct{}), maxMessage: c.Limits.MaxMessage,
+		noteLines: backend.NewRate(noteLinesPerSecond), banLines: backend.NewRate(banLinesPerSecond), loopLines: backend.NewRate(loopLinesPerSecond),
+		idle: make(chan struct{}), banned: make(chan struct{}, 1), maxMessage: c.Limits.MaxMessage,
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,
 		Own: func(user []byte) (dialog.ID, bool) { t, ok := e.tokens.parse(user); return t.call, ok },
 	})
+	e.guard = newGuard(c, e.dialogs.CallsOf)
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{
-		Limits: c.Limits, ClientTLSFor: e.clientTLS,
+		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned,
 		OnProblem: func(format string, args ...any) { log.Op().Warn().Msg(fmt.Sprintf(format, args...)) },
 	})
 	if err := e.net.Listen(c.Listen); err != nil {
@@ -179,6 +187,7 @@ func (e *Edge) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stopTime = cancel
 	e.running.Go(func() { e.wheel.Run(ctx) }) // ends with Stop
+	e.running.Go(func() { e.watch(ctx) })
 	snap := e.snap.Load()
 	e.watchLocked(snap)
 	e.net.Serve(e)

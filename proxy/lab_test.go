@@ -104,6 +104,8 @@ func testConfig(listen ...string) *config.Config {
 		c.Listen = append(c.Listen, config.Listener{Address: a, Proto: proto, Bind: netip.MustParseAddrPort(bind)})
 	}
 	c.Limits.ReceiveBuffer = 1 << 16
+	c.Security.LoopEnable = config.Off // tests place the same call again and again
+	c.Security.KernelOffload = "off"
 	c.Resolver.HostsFile = ""
 	c.Resolver.Servers = []string{"127.0.0.1:9"}
 	return c

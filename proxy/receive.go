@@ -6,6 +6,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 )
 
 var methodINVITE = []byte("INVITE")
@@ -15,6 +16,11 @@ var methodINVITE = []byte("INVITE")
 func (e *Edge) Receive(p *transport.Packet) {
 	defer e.survive(p)
 	e.count.received.Add(1)
+	now := e.wheel.Now()
+	v := e.guarded(p, now)
+	if v.Action != security.Pass || security.IsSTUN(p.Data) {
+		return
+	}
 	w := e.scratch()
 	defer e.release(w)
 	fault := p.Fault
@@ -27,9 +33,14 @@ func (e *Edge) Receive(p *transport.Packet) {
 	if e.hook != nil {
 		e.hook(&w.msg)
 	}
+	if v.Near {
+		e.guard.Trail(security.SourceOf(p.Flow.Remote().Addr()), &w.msg, now)
+	}
 	switch {
 	case fault != wire.NoFault:
 		e.refuseFault(w, p, fault)
+	case v.Soft && w.msg.IsRequest() && !e.isRunning(w):
+		e.count.stopped[security.FailedAuthSource].Add(1)
 	case w.msg.IsRequest():
 		e.handleRequest(w, p)
 	default:
@@ -65,6 +76,10 @@ func (e *Edge) panicked(r any, stack []byte, peer string) {
 // must not become a flood of answers.
 func (e *Edge) refuseFault(w *scratch, p *transport.Packet, f wire.Fault) {
 	e.count.malformed.Add(1)
+	if !security.Counts(p.Data) {
+		e.stray(p)
+		return
+	}
 	if !w.msg.Replyable() || !e.errorReplies.Admit(e.wheel.Now()) {
 		return
 	}

@@ -129,8 +129,11 @@ func (e *Edge) retryLater() []byte {
 
 // pong answers an OPTIONS that asks for the edge itself (RFC 3261 11): a monitor
 // sees at once whether calls can be placed.
-func (e *Edge) pong(snap *snapshot) rejection {
+func (e *Edge) pong(snap *snapshot, from netip.Addr) rejection {
 	now := e.wheel.Now()
+	if snap.config.Security.OptionsFromUnknown == "drop" && !snap.security.Trusts(from) && !e.guard.IsKnown(from, now) {
+		return rejection{status: 403, silent: true}
+	}
 	if e.draining.Load() || !snap.anyUp(now) {
 		return rejection{status: 503, reason: "Service Unavailable", header: e.retryLater()}
 	}

@@ -31,17 +31,17 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 	m := &w.msg
 	branch, ok := e.key.Parse(m.Bytes(m.TopVia.Branch))
 	if !ok {
-		e.count.stray.Add(1)
+		e.stray(p)
 		return
 	}
 	now := e.wheel.Now()
 	if branch.Leg == transaction.StatelessLeg {
-		e.relayStateless(w, branch)
+		e.relayStateless(w, p, branch)
 		return
 	}
 	t, ok := e.table.At(branch.Slot)
 	if !ok || branch.Leg != transaction.OwnLeg && m.CSeqMethodID != wire.CANCEL && !hasLowerVia(m) {
-		e.count.stray.Add(1)
+		e.stray(p)
 		return
 	}
 	e.count.responses.Add(1)
@@ -166,6 +166,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
 	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {
+		c.judgedLocked(w, m.Status, nil, now)
 		c.answeredLocked()
 		c.cancelAllLocked(w, l, now)
 	}
@@ -179,6 +180,7 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	if m.Status == 401 || m.Status == 407 {
 		c.edge.rememberChallenger(m, l)
+		c.challengedLocked(m, now)
 	}
 	if m.Status == 422 {
 		c.edge.learned.set(m, now)
@@ -286,6 +288,9 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, by d
 		return
 	}
 	c.last = b
+	if by == dialog.Callee {
+		c.judgedLocked(w, status, b, now)
+	}
 	c.answeredLocked()
 	c.heardFinalLocked(w, nil, status, now)
 	c.failedLocked(w, status, by, now)

@@ -376,7 +376,7 @@ func (d *decision) inDialog(u wire.URI) rejection {
 // newRequest opens a dialog or stands alone.
 func (d *decision) newRequest(u wire.URI) rejection {
 	if d.m.Method == wire.OPTIONS && !u.HasUser && d.snap.self.is(u) {
-		return d.edge.pong(d.snap)
+		return d.edge.pong(d.snap, d.flow.Remote().Addr())
 	}
 	if d.r.from == nil {
 		return d.toPool(u)
@@ -403,7 +403,7 @@ func (d *decision) byRule(rule *rule, u wire.URI) rejection {
 	r.kind, r.pool, r.limit = toPool, rule.pool, rule.limit
 	r.key = d.key()
 	r.exempt = d.snap.emergency(u, d.uri)
-	if r.inDialog || d.hasCredentials() {
+	if r.inDialog || hasCredentials(d.m) {
 		if id, ok := d.edge.affinity.get(d.m); ok {
 			if b := d.snap.pools.ByID(id); b != nil && b.Pool() == rule.pool && d.usable(b) {
 				r.pinned, d.isRemembered = b, true
@@ -431,10 +431,6 @@ func (d *decision) isRunning() bool {
 func (d *decision) usable(b *backend.Backend) bool {
 	s := b.State(d.edge.wheel.Now())
 	return s == backend.Up || d.r.inDialog && s != backend.Disabled
-}
-
-func (d *decision) hasCredentials() bool {
-	return d.m.First(wire.KindAuthorization) >= 0 || d.m.First(wire.KindProxyAuthorization) >= 0
 }
 
 // key is what the hash policy spreads by: the user for REGISTER (To), SUBSCRIBE

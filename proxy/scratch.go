@@ -5,6 +5,7 @@ import (
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 )
 
 // scratch is what the handling of one message or timer works in: reused, owned by
@@ -19,6 +20,8 @@ type scratch struct {
 	text  []byte
 	arena []byte // bytes of queued messages that nobody stores
 	order []*backend.Backend
+
+	guarding security.Message // what the message stage looks at
 
 	effects dialog.Effects   // to be acted on
 	acting  dialog.Effects   // the buffers of those that are acted on

@@ -16,23 +16,30 @@ type rejection struct {
 	status int
 	reason string
 	header []byte // whole lines
+	silent bool   // nobody is to know that we are here
 }
 
 // serve takes a new request: check it (16.3), decide where it goes (16.4, 16.5),
 // open its response context and forward it (16.6).
 func (e *Edge) serve(w *scratch, p *transport.Packet) {
 	m, snap := &w.msg, e.snap.Load()
+	now := e.wheel.Now()
+	if !e.protect(w, snap, p, now) {
+		return
+	}
 	rej := e.validate(w, snap)
 	var r route
 	if rej.status == 0 {
 		r, rej = e.decide(w, snap, p.Flow)
 	}
-	now := e.wheel.Now()
 	if rej.status == 0 {
 		rej = e.admit(m, &r, p.Waited, now)
 	}
 	if rej.status != 0 {
 		e.count.rejected.Add(1)
+		if rej.silent {
+			return
+		}
 		e.replyStateless(w, p.Flow, rej.status, rej.reason, rej.header)
 		return
 	}
@@ -98,6 +105,7 @@ func (c *responseContext) enter(w *scratch, now time.Duration) {
 		e.replyStateless(w, c.arrival, rej.status, rej.reason, rej.header)
 		return
 	}
+	c.attemptLocked(m, now)
 	c.server.Step(transaction.Start, now, &c.snap.times)
 	if m.Method == wire.INVITE { // 16.2: at once, so that the caller is quiet
 		c.server.Step(transaction.Provisional100, now, &c.snap.times)

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +16,7 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -27,6 +28,7 @@ type snapshot struct {
 	times     transaction.Times
 	policy    *timers.Policy
 	pools     *backend.Set
+	security  *security.Settings
 	rules     []*rule
 	identity  []string // header names that only we may write towards a backend
 	self      self
@@ -87,11 +89,11 @@ func newSnapshot(c *config.Config, listeners []*transport.Listener, old *snapsho
 			names[p.IdentityHeader] = true
 		}
 	}
-	for n := range names {
-		s.identity = append(s.identity, n)
+	for _, n := range c.Security.StripHeaders {
+		names[n] = true
 	}
-	sort.Strings(s.identity)
-	return s, nil
+	s.identity = slices.Sorted(maps.Keys(names))
+	return s, s.newProtection(old)
 }
 
 // addPlaces names all backends that there are and were.

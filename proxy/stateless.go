@@ -115,16 +115,16 @@ func viaPort(via wire.Via, m *wire.Msg) uint16 {
 
 // relayStateless passes the response to a request that we forwarded without a
 // transaction (16.11), by the Via below ours, whose address the branch vouches for.
-func (e *Edge) relayStateless(w *scratch, branch transaction.Branch) {
+func (e *Edge) relayStateless(w *scratch, p *transport.Packet, branch transaction.Branch) {
 	m := &w.msg
 	via, ok := m.NextVia(m.TopVia)
 	if !ok {
-		e.count.stray.Add(1)
+		e.stray(p)
 		return
 	}
 	to, ok := responseAddress(m, via)
 	if !ok || e.wayBack(w, m, via, to) != branch.Slot {
-		e.count.stray.Add(1)
+		e.stray(p)
 		return
 	}
 	proto, _ := wire.ParseProto(m.Bytes(via.Proto))

@@ -16,16 +16,16 @@ const (
 	Enumeration      // enumeration_users of one source
 	Loop
 	Operator // a ban that somebody asked for
-	numRules
+	Rules    // how many there are
 )
 
-var ruleNames = [numRules]string{
+var ruleNames = [Rules]string{
 	"none", "dos", "sanity", "scanner", "failed_auth", "failed_auth_source", "enumeration", "loop", "operator",
 }
 
 // String is the rule's name in listings and exports.
 func (r Rule) String() string {
-	if r >= numRules {
+	if r >= Rules {
 		return ruleNames[NoRule]
 	}
 	return ruleNames[r]

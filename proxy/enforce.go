@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/sipward/sipward/security"
+)
+
+const (
+	// settleEvery is how often bans are looked through.
+	settleEvery = time.Second
+	// tellEvery is how often what was stopped is told, in one line.
+	tellEvery = 10 * time.Second
+)
+
+// watch looks after bans until ctx ends: what is over goes, what is new is enforced on
+// connections and in the kernel, and what was stopped is told.
+func (e *Edge) watch(ctx context.Context) {
+	t := time.NewTicker(settleEvery)
+	defer t.Stop()
+	told := e.wheel.Now()
+	var before tally
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.banned:
+		case <-t.C:
+		}
+		now := e.wheel.Now()
+		e.settle(now)
+		if now-told >= tellEvery {
+			told = now
+			before = e.tellStopped(before)
+		}
+	}
+}
+
+// enforce has watch look at once.
+func (e *Edge) enforce() {
+	select {
+	case e.banned <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// settle is one look.
+func (e *Edge) settle(now time.Duration) {
+	defer e.outlive("bans")
+	e.guard.Settle(now)
+	s := e.snap.Load().security
+	if e.offload.isCurrent(e.guard.Book.Version(), now) {
+		return
+	}
+	// A ban that is not hard leaves connections open: replies of running calls may come.
+	e.net.CloseFrom(func(a netip.AddrPort) bool {
+		return e.guard.Book.Source(security.SourceOf(a.Addr()), now) == security.Hard && !s.Trusts(a.Addr()) && !e.guard.Bridge.Suspends(a.Addr(), now)
+	})
+	e.offload.follow(e, s, now)
+}
+
+// tally is what the protections did so far.
+type tally struct {
+	stopped, observed [security.Rules]uint64
+	banned, filtered  uint64
+	lines             uint64
+}
+
+func (e *Edge) tally() (t tally) {
+	for r := range security.Rules {
+		t.stopped[r], t.observed[r] = e.count.stopped[r].Load(), e.count.observed[r].Load()
+	}
+	s := e.net.Stats()
+	t.banned, t.filtered, t.lines = s.Banned, s.Filtered, e.count.banLines.Load()
+	return t
+}
+
+// tellStopped writes what was stopped since the last line, if anything was.
+func (e *Edge) tellStopped(before tally) tally {
+	t := e.tally()
+	if t == before {
+		return t
+	}
+	line := e.log.Op().Warn()
+	add := func(key string, n uint64) {
+		if n > 0 {
+			line.Uint64(key, n)
+		}
+	}
+	add("banned", t.banned-before.banned)
+	add("kernel", t.filtered-before.filtered)
+	for r := range security.Rules {
+		add(r.String(), t.stopped[r]-before.stopped[r])
+	}
+	for r := range security.Rules {
+		add("observed_"+r.String(), t.observed[r]-before.observed[r])
+	}
+	add("bans_not_logged", t.lines-before.lines)
+	sources, users := e.guard.Book.Len()
+	line.Int("bans", sources).Int("user_bans", users).Msg("messages stopped in the last 10 s")
+	return t
+}

@@ -1,0 +1,270 @@
+package proxy
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/transaction"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
+)
+
+// Numbers we chose: what is written of an attack, however large it is.
+const (
+	banLinesPerSecond  = 20
+	loopLinesPerSecond = 5
+)
+
+// errBanned is why a connection of a banned source ends.
+var errBanned = errors.New("source is banned")
+
+// newGuard makes the tables of the protections.
+func newGuard(c *config.Config, calls func(netip.Addr) int) *security.Guard {
+	routes4, _ := os.ReadFile("/proc/net/route") // a host without them has no gateway to be spared
+	routes6, _ := os.ReadFile("/proc/net/ipv6_route")
+	return security.NewGuard(security.Options{
+		MaxSources: c.Limits.MaxSources, MaxBans: c.Limits.MaxBans, Calls: calls,
+		Gateways: security.DefaultGateways(routes4, routes6),
+	})
+}
+
+// newProtection makes the rules of a snapshot ready.
+func (s *snapshot) newProtection(old *snapshot) (err error) {
+	var before *security.Settings
+	if old != nil {
+		before = old.security
+	}
+	s.security, err = security.NewSettings(s.config.Security, security.Surroundings{
+		Own: s.self.named(), Member: s.memberName, Members: s.memberAddresses,
+	}, before)
+	return err
+}
+
+// memberName names the pool member at an address.
+func (s *snapshot) memberName(a netip.Addr) (string, bool) {
+	b := s.pools.BySource(a)
+	if b == nil {
+		return "", false
+	}
+	return b.Name(), true
+}
+
+// memberAddresses are where all pool members are.
+func (s *snapshot) memberAddresses() (all []netip.Addr) {
+	for _, p := range s.pools.Pools() {
+		for _, b := range p.Backends() {
+			for _, t := range b.Targets() {
+				all = append(all, t.Addr.Addr())
+			}
+		}
+	}
+	return all
+}
+
+// isBanned is asked by the transport for each datagram, before anything else.
+func (e *Edge) isBanned(src netip.Addr) bool {
+	s := e.snap.Load()
+	return e.guard.Banned(s.security, src, e.wheel.Now())
+}
+
+// admits is asked by the transport for each connection.
+func (e *Edge) admits(_ *transport.Listener, remote netip.AddrPort) bool {
+	s := e.snap.Load()
+	return s == nil || !e.guard.Banned(s.security, remote.Addr(), e.wheel.Now())
+}
+
+func packetOf(p *transport.Packet) security.Packet {
+	from := p.Flow.Remote().Addr()
+	return security.Packet{From: from, Source: security.SourceOf(from), Stream: p.Flow.Conn() != nil}
+}
+
+// guarded is the packet stage: it is passed before anything of a message is read.
+func (e *Edge) guarded(p *transport.Packet, now time.Duration) security.Verdict {
+	x := packetOf(p)
+	x.Counts = security.Counts(p.Data)
+	snap := e.snap.Load()
+	if !snap.security.Trusts(x.From) {
+		e.guard.Bridge.Saw(x.From, now)
+	}
+	v := e.guard.Packet(snap.security, &x, now)
+	if v.Action != security.Pass || v.Exceeded || v.Suspended {
+		e.stopPacket(p, &v)
+	}
+	return v
+}
+
+// stray counts a reply that matched nothing: enough of them are a flood.
+func (e *Edge) stray(p *transport.Packet) {
+	e.count.stray.Add(1)
+	x := packetOf(p)
+	v := e.guard.Stray(e.snap.Load().security, &x, e.wheel.Now())
+	if v.Action != security.Pass || v.Exceeded {
+		e.stopPacket(p, &v)
+	}
+}
+
+// stopPacket does what the packet stage decided. A connection of a banned source has
+// no further use.
+func (e *Edge) stopPacket(p *transport.Packet, v *security.Verdict) {
+	src := p.Flow.Remote()
+	if v.Suspended {
+		e.suspendedAt.Store(int64(e.wheel.Now()))
+	}
+	if v.Exceeded && v.Suspended {
+		e.log.Op().Warn().Str("gateway", src.Addr().String()).Msg(suspended)
+	}
+	if v.Exceeded {
+		e.log.Exceeded(&eventlog.Exceeded{IP: src.Addr(), Count: v.Count, Limit: v.Limit, Window: v.Window, Why: v.Why})
+	}
+	if v.Ban != nil {
+		w := e.scratch()
+		defer e.release(w)
+		w.msg.Scan(p.Data, p.Flow.Proto().Reliable())
+		e.logBan(src.Addr(), w.msg.Bytes(w.msg.CallID))
+	}
+	if v.Action == security.Pass {
+		return
+	}
+	e.count.stopped[v.Rule].Add(1)
+	if c := p.Flow.Conn(); c != nil {
+		c.Close(errBanned)
+	}
+}
+
+// logBan writes the line of a banned address, a bounded number a second: who can forge
+// addresses must not be able to fill a disk.
+func (e *Edge) logBan(a netip.Addr, callID []byte) {
+	if e.banLines.Admit(e.wheel.Now()) {
+		e.log.Banned(&eventlog.Ban{IP: a, CallID: callID})
+		return
+	}
+	e.count.banLines.Add(1)
+}
+
+// isRunning says whether a message belongs to what runs already: an ACK or CANCEL
+// whose INVITE we know, or a request in a dialog of ours.
+func (e *Edge) isRunning(w *scratch) bool {
+	m := &w.msg
+	if m.Method == wire.CANCEL || m.Method == wire.ACK {
+		w.key = transaction.AppendServerKey(w.key[:0], m, methodINVITE)
+		if _, ok := e.table.Find(w.key); ok {
+			return true
+		}
+	}
+	return !m.To.Tag.Empty() && e.dialogs.Find(0, m, true).Known()
+}
+
+// protect is the message stage for a new request. It is false when the request ends
+// here.
+func (e *Edge) protect(w *scratch, snap *snapshot, p *transport.Packet, now time.Duration) bool {
+	m, from := &w.msg, p.Flow.Remote().Addr()
+	w.guarding = security.Message{
+		Msg: m, From: from, Source: security.SourceOf(from), Trusted: snap.security.Trusts(from),
+		Member: m.Method == wire.INVITE && snap.sender(m, p.Flow) != nil,
+	}
+	v := e.guard.Message(snap.security, &w.guarding, now)
+	if v.Observed {
+		e.count.observed[v.Rule].Add(1)
+	}
+	if v.Rule == security.Loop {
+		e.logLoop(m, p.Flow.Remote(), &v, now)
+	}
+	switch v.Action {
+	case security.Pass:
+		return true
+	case security.Refuse:
+		if v.Rule != security.Sanity || e.errorReplies.Admit(now) {
+			e.replyStateless(w, p.Flow, v.Status, v.Reason, nil)
+		}
+	}
+	e.count.rejected.Add(1)
+	e.count.stopped[v.Rule].Add(1)
+	if v.Rule == security.Loop {
+		e.count.loops.Add(1)
+	}
+	return false
+}
+
+func (e *Edge) logLoop(m *wire.Msg, src netip.AddrPort, v *security.Verdict, now time.Duration) {
+	if !e.loopLines.Admit(now) {
+		return
+	}
+	e.log.Looped(&eventlog.Loop{From: m.Bytes(m.From.URI), To: m.Bytes(m.To.URI), Calls: v.Count, Src: src, Passes: v.Action == security.Pass})
+}
+
+// attemptLocked notes the credentials of a request from outside to a pool: its final
+// answer tells whether the password was right.
+func (c *responseContext) attemptLocked(m *wire.Msg, now time.Duration) {
+	if c.route.from == nil && c.route.pool != nil && hasCredentials(m) {
+		c.attempt = c.edge.guard.Attempt(c.snap.security, m, c.source.Addr(), c.up.Conn() != nil, now)
+	}
+}
+
+// challengedLocked notes a challenge that is passed to its client.
+func (c *responseContext) challengedLocked(m *wire.Msg, now time.Duration) {
+	if c.route.from == nil && c.route.pool != nil {
+		c.edge.guard.Challenge(c.snap.security, m, c.source.Addr(), c.method, now)
+	}
+}
+
+// judgedLocked takes the final answer to a request with credentials; b is that answer,
+// nil when only the status matters.
+func (c *responseContext) judgedLocked(w *scratch, status int, b []byte, now time.Duration) {
+	at := c.attempt
+	if at == nil {
+		return
+	}
+	c.attempt = nil
+	stale := false
+	if b != nil && (status == 401 || status == 407) {
+		w.again.Scan(b, c.up.Proto().Reliable())
+		stale = security.IsStale(&w.again)
+	}
+	e := c.edge
+	v := e.guard.Answered(c.snap.security, at, status, stale, c.route.pool.Config().AuthFailureCodes, now)
+	if c.snap.config.Security.FailedAuthBanEnable == config.Observe {
+		e.logObserved(at, v, c.source.Addr())
+		return
+	}
+	if v.User != nil && e.banLines.Admit(now) {
+		e.log.FailedAuth(&eventlog.AuthFailure{User: v.User.User, UA: at.UA, IP: c.source.Addr(), CallID: at.CallID})
+	}
+	if v.Source != nil {
+		e.logBan(c.source.Addr(), []byte(at.CallID))
+	}
+}
+
+// logObserved says what the mode enforce would have done.
+func (e *Edge) logObserved(at *security.Attempt, v security.AuthVerdict, src netip.Addr) {
+	for _, b := range []*security.Ban{v.User, v.Source} {
+		if b == nil {
+			continue
+		}
+		e.count.observed[b.Rule].Add(1)
+		if e.banLines.Admit(e.wheel.Now()) {
+			e.log.Op().Warn().Str("key", b.Key.String()).Str("rule", b.Rule.String()).Str("ip", src.String()).Str("ID", at.CallID).
+				Msg("not banned for wrong passwords: failed_auth_ban_enable is observe")
+		}
+	}
+}
+
+func hasCredentials(m *wire.Msg) bool {
+	return m.First(wire.KindAuthorization) >= 0 || m.First(wire.KindProxyAuthorization) >= 0
+}
+
+// named says what each address of this edge is, for those who ask why it is trusted.
+func (s *self) named() map[netip.Addr]string {
+	all := map[netip.Addr]string{}
+	for a := range s.local {
+		all[a] = "an address of this host"
+	}
+	for a := range s.bound {
+		all[a] = "listener or advertised address"
+	}
+	return all
+}

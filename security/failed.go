@@ -1,0 +1,164 @@
+package security
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// successCredit is how many messages a registration that succeeds takes: it and the
+// one that was challenged. They are not held against an office whose phones all come
+// back at once.
+const successCredit = 2
+
+// Attempt reads the credentials of a request that is to be judged by its answer. It
+// is nil when there are none, or when nobody counts.
+func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, now time.Duration) *Attempt {
+	if s.c.FailedAuthBanEnable == config.Off {
+		return nil
+	}
+	cr, has, _ := ReadCredentials(m)
+	if !has || s.Trusts(from) {
+		return nil
+	}
+	var buf [maxUser]byte
+	return &Attempt{
+		User: string(AppendUser(buf[:0], m, cr)), Source: SourceOf(from), Method: m.Method, Nonce: g.Auth.Nonce(cr.Nonce), Stream: stream,
+		UA: textOf(m.Value(wire.KindUserAgent)), CallID: textOf(m.Bytes(m.CallID)), At: now,
+	}
+}
+
+// Challenge notes a 401 or 407 of a backend that is passed to a source, before it is
+// sent: who answers its nonce receives what we send there.
+func (g *Guard) Challenge(s *Settings, m *wire.Msg, to netip.Addr, method wire.Method, now time.Duration) {
+	if s.c.FailedAuthBanEnable == config.Off {
+		return
+	}
+	src := SourceOf(to)
+	Challenged(m, func(nonce []byte) { g.Auth.Issued(src, nonce, method, now) })
+}
+
+// Answered judges the final answer of a backend to an attempt, once per transaction:
+// codes are the pool's auth_failure_codes. It returns the bans that it made; in the
+// mode observe those that it would have made.
+func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes []int, now time.Duration) AuthVerdict {
+	switch JudgeAnswer(at.Method, status, stale, g.Auth.Answered(at, now), codes) {
+	case Right:
+		g.Auth.Success(at, now)
+		g.Known.Succeeded(at.Source, at.User, now)
+		g.Rates.Credit(at.Source, successCredit)
+	case Wrong:
+		return g.failed(s, at, status, now)
+	}
+	return AuthVerdict{}
+}
+
+func (g *Guard) failed(s *Settings, at *Attempt, status int, now time.Duration) AuthVerdict {
+	from := at.Source.Prefix().Addr()
+	v := g.Auth.Failure(at, s.auth, g.isKnown(at.Source, from, now), status, now)
+	if v.Source != nil && g.Bridge.Suspends(from, now) {
+		v.Source = nil
+	}
+	for _, b := range []**Ban{&v.User, &v.Source} {
+		x := *b
+		if x == nil {
+			continue
+		}
+		x.By, x.Until = "edge", now+s.c.FailedAuthBanTime.D()
+		if s.c.FailedAuthBanEnable == config.Observe {
+			continue
+		}
+		if !g.Book.Add(*x, now) {
+			*b = nil // banned already, by another answer
+		}
+	}
+	if v.Source != nil && s.c.FailedAuthBanEnable == config.Enforce {
+		g.soft.add(at.Source)
+	}
+	return v
+}
+
+// softBans are the sources whose bans leave their running calls alone.
+type softBans struct {
+	mu sync.Mutex
+	of map[Source]struct{} // as many as the Book has
+}
+
+func (b *softBans) add(s Source) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.of == nil {
+		b.of = map[Source]struct{}{}
+	}
+	b.of[s] = struct{}{}
+}
+
+// Settle makes bans hard whose source has no call any more, and lets go of what is
+// over. It is to be called every second or so.
+func (g *Guard) Settle(now time.Duration) {
+	g.Book.Expire(now)
+	g.soft.mu.Lock()
+	defer g.soft.mu.Unlock()
+	for s := range g.soft.of {
+		switch {
+		case g.Book.Source(s, now) != Soft:
+		case g.calls(s.Prefix().Addr()) > 0:
+			continue
+		default:
+			g.Book.SetHard(s, true, now)
+		}
+		delete(g.soft.of, s)
+	}
+}
+
+// Ban enters what an operator asks for. It is false when there is no room.
+func (g *Guard) Ban(x Ban, now time.Duration) bool {
+	x.Hard = x.Source != 0 && x.User == "" && (x.Hard || x.Rule == Operator)
+	if !g.Book.Add(x, now) {
+		return false
+	}
+	if x.Source != 0 && x.User == "" && !x.Hard {
+		g.soft.add(x.Source)
+	}
+	return true
+}
+
+// Pardon lifts a ban and forgets all that was counted: the next message passes.
+func (g *Guard) Pardon(k Key) (was Ban, found bool) {
+	was, found = g.Book.Remove(k)
+	g.Auth.Forget(k)
+	if k.User == "" {
+		g.Rates.Forget(k.Source)
+		g.trails.take(k.Source)
+	}
+	return was, found
+}
+
+// PardonAll lifts all bans and forgets what was counted. It returns how many there
+// were.
+func (g *Guard) PardonAll() (n int) {
+	var sources []Source
+	g.Book.All(0, func(b Ban) bool {
+		if b.User == "" {
+			sources = append(sources, b.Source)
+		}
+		return true
+	})
+	n = g.Book.Flush()
+	for _, s := range sources {
+		g.Rates.Forget(s)
+	}
+	g.Auth.forgetAll()
+	return n
+}
+
+// forgetAll forgets all failures, but no challenge.
+func (a *Auth) forgetAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.users = newRecent[Key, failures](a.users.most)
+	a.sources = newRecent[Source, guesses](a.sources.most)
+}

@@ -1,0 +1,456 @@
+package security
+
+import (
+	"bytes"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// Bounds of tables that the configuration does not name.
+const (
+	knownSources = 200000
+	authEntries  = 200000
+	loopKeys     = 65536
+	trailSources = 4096
+	toldKeys     = 4096
+)
+
+// toldAgain is how long nothing more is said about a source that stays above a limit.
+const toldAgain = time.Minute
+
+// A Guard holds what the rules count and remember. It decides; its caller drops,
+// answers, logs and closes. All methods are safe for concurrent use.
+type Guard struct {
+	Rates  *Rates
+	Book   *Book
+	Known  *Known
+	Auth   *Auth
+	Loops  *Loops
+	Bridge *Bridge
+
+	calls  func(netip.Addr) int
+	trails trails
+	told   told
+	soft   softBans
+}
+
+// Options of a Guard. All are needed.
+type Options struct {
+	MaxSources, MaxBans int
+	Calls               func(netip.Addr) int // answered calls of an address; asked rarely
+	Gateways            []netip.Addr         // see Bridge
+}
+
+// NewGuard makes an empty one.
+func NewGuard(o Options) *Guard {
+	g := &Guard{
+		Rates: NewRates(o.MaxSources), Book: NewBook(o.MaxBans), Known: NewKnown(knownSources), Auth: NewAuth(authEntries),
+		Loops: NewLoops(loopKeys), Bridge: NewBridge(o.Gateways), calls: o.Calls,
+	}
+	g.trails.of = newRecent[Source, trail](trailSources)
+	g.told.until = newRecent[Key, time.Duration](toldKeys)
+	return g
+}
+
+// Action is what is to be done with a message.
+type Action uint8
+
+const (
+	Pass Action = iota
+	Drop
+	Refuse // answer with Verdict.Status
+)
+
+// A Verdict is what the rules make of one message. The zero Verdict lets it pass.
+type Verdict struct {
+	Action Action
+	Rule   Rule
+	Status int // of Refuse
+	Reason string
+	// Soft: a message of a source whose running calls go on, and nothing else.
+	Soft bool
+	// Near: a message that may be one of the last before a ban; see Guard.Trail.
+	Near bool
+	// Ban was decided just now and is in the Book.
+	Ban *Ban
+	// Exceeded: a limit was exceeded that nobody is banned for.
+	Exceeded bool
+	Count    int
+	Limit    int
+	Window   time.Duration
+	Why      string // nobody is
+	// Suspended: it would have been a ban of a gateway that everybody is behind.
+	Suspended bool
+	// Observed: it would have been stopped, had the mode of Rule not been observe.
+	Observed bool
+}
+
+// A Packet is what the packet stage looks at: nothing of the message was read.
+type Packet struct {
+	From   netip.Addr
+	Source Source
+	Stream bool
+	Counts bool // see Counts
+}
+
+// Counts says whether a message is charged to its source at once: requests, and what
+// is no SIP. Of replies only those count that match nothing, and of keep-alives none;
+// empty lines have not come this far.
+func Counts(b []byte) bool {
+	return !isReply(b) && !IsSTUN(b)
+}
+
+var replyLine = []byte("SIP/2.0 ")
+
+func isReply(b []byte) bool { return bytes.HasPrefix(b, replyLine) }
+
+// IsSTUN tells a STUN message, as clients send it to keep a NAT open (RFC 5389 6).
+func IsSTUN(b []byte) bool {
+	return len(b) >= 20 && b[0]&0xc0 == 0 && b[4] == 0x21 && b[5] == 0x12 && b[6] == 0xa4 && b[7] == 0x42
+}
+
+// packetStage looks at a message before anything of it is read, the cheapest rule
+// first. A rule that returns true has the last word.
+var packetStage = [...]func(*Guard, *Settings, *Packet, *Verdict, time.Duration) bool{
+	(*Guard).banned,
+	(*Guard).flood,
+}
+
+// Packet judges a message by its source alone.
+func (g *Guard) Packet(s *Settings, p *Packet, now time.Duration) (v Verdict) {
+	for _, rule := range packetStage {
+		if rule(g, s, p, &v, now) {
+			break
+		}
+	}
+	return v
+}
+
+// banned drops what comes from a banned source. Whom it must not hit is asked again
+// here: a name may have been resolved, a configuration reloaded since the ban.
+func (g *Guard) banned(s *Settings, p *Packet, v *Verdict, now time.Duration) bool {
+	grade := g.Book.Source(p.Source, now)
+	if grade == Free || s.Trusts(p.From) || g.Bridge.Suspends(p.From, now) {
+		return false
+	}
+	if grade == Soft {
+		v.Soft = true
+		return true
+	}
+	g.Book.Strike(p.Source, now)
+	v.Action = Drop
+	return true
+}
+
+// Banned is the packet stage's first rule alone, for who has nothing but an address:
+// it counts a message that is to be dropped unread.
+func (g *Guard) Banned(s *Settings, from netip.Addr, now time.Duration) bool {
+	p := Packet{From: from, Source: SourceOf(from)}
+	if g.Book.Source(p.Source, now) != Hard {
+		return false
+	}
+	var v Verdict
+	return g.banned(s, &p, &v, now) && v.Action == Drop
+}
+
+// flood counts a message, and bans its source when it is one too many.
+func (g *Guard) flood(s *Settings, p *Packet, v *Verdict, now time.Duration) bool {
+	if !p.Counts || s.c.DoSBanEnable == config.Off {
+		return false
+	}
+	n := g.Rates.Count(p.Source, s.c.DoSSamplingTimeUnit.D(), s.most, now)
+	if n <= s.density-maxEvidence {
+		return false
+	}
+	g.crowded(s, p, n, v, now)
+	return v.Action != Pass
+}
+
+// crowded judges a source that sent so much that a closer look is worth its time.
+func (g *Guard) crowded(s *Settings, p *Packet, n int, v *Verdict, now time.Duration) {
+	limit := s.density
+	v.Near = n <= limit
+	if v.Near {
+		return
+	}
+	v.Count, v.Limit, v.Window, v.Rule = n, limit, s.c.DoSSamplingTimeUnit.D(), DoS
+	if why := s.TrustedAs(p.From); why != "" {
+		g.exceeds(p.Source, v, "is "+why, now)
+		return
+	}
+	known := g.isKnown(p.Source, p.From, now)
+	if known {
+		limit *= s.c.DoSKnownFactor
+		v.Limit = limit
+		v.Near = n > limit-maxEvidence && n <= limit
+		if n <= limit {
+			return
+		}
+	}
+	switch {
+	case s.c.DoSBanEnable == config.Observe:
+		v.Observed = true
+		g.exceeds(p.Source, v, "dos_ban_enable is observe", now)
+		return
+	case g.Bridge.Suspends(p.From, now):
+		v.Suspended = true
+		g.exceeds(p.Source, v, "is this host's gateway, and all comes from there", now)
+		return
+	}
+	v.Action = Drop
+	g.ban(s, p, known, v, now)
+}
+
+// ban enters a source that floods. When the Book is full of worse ones, or another
+// reader was faster, its message is dropped all the same.
+func (g *Guard) ban(s *Settings, p *Packet, known bool, v *Verdict, now time.Duration) {
+	_, first, last := g.Rates.Read(p.Source, v.Window, now)
+	x := Ban{
+		Key: Key{Source: p.Source}, Rule: DoS, Since: now, Until: now + s.c.DoSBanTime.D(), Hard: true, Proven: p.Stream || known,
+		Count: v.Count, Limit: v.Limit, Window: v.Window, First: first, Last: last, By: "edge", Evidence: g.trails.take(p.Source),
+	}
+	if short := s.c.DoSUnprovenBanTime.D(); short > 0 && !x.Proven {
+		x.Until = now + min(short<<min(g.Book.Repeats(p.Source, now), 20), s.c.DoSBanTime.D())
+	}
+	if g.Book.Add(x, now) {
+		v.Ban = &x
+	}
+}
+
+// exceeds notes why nobody is banned, once a minute for each source.
+func (g *Guard) exceeds(s Source, v *Verdict, why string, now time.Duration) {
+	if g.told.isNews(Key{Source: s}, now) {
+		v.Exceeded, v.Why = true, why
+	}
+}
+
+// Stray counts a reply that matched nothing, which no Packet verdict did.
+func (g *Guard) Stray(s *Settings, p *Packet, now time.Duration) (v Verdict) {
+	p.Counts = true
+	g.flood(s, p, &v, now)
+	return v
+}
+
+// isKnown says whether a source proved itself: by a password that was right in the
+// last hour, or by a call that goes on.
+func (g *Guard) isKnown(src Source, a netip.Addr, now time.Duration) bool {
+	return g.Known.Source(src, now) || g.calls(a) > 0
+}
+
+// IsKnown is isKnown for an address.
+func (g *Guard) IsKnown(a netip.Addr, now time.Duration) bool { return g.isKnown(SourceOf(a), a, now) }
+
+// Trail keeps a message that may turn out to be evidence; see Verdict.Near.
+func (g *Guard) Trail(src Source, m *wire.Msg, now time.Duration) {
+	g.trails.add(src, Evidence{At: now, Method: textOf(m.Bytes(m.MethodName)), CallID: textOf(m.Bytes(m.CallID))})
+}
+
+// textOf is the beginning of a value as evidence keeps it.
+func textOf(b []byte) string { return string(b[:min(len(b), maxEvidenceText)]) }
+
+// A Message is what the message stage looks at: a new request with sound syntax.
+type Message struct {
+	Msg     *wire.Msg
+	From    netip.Addr
+	Source  Source
+	Trusted bool // Settings.Trusts(From)
+	// Member: sent by a pool member, towards anywhere.
+	Member bool
+	// Key of the user that it speaks for, where the rules had to know; see AppendUser.
+	user []byte
+	buf  [maxUser]byte
+}
+
+// isNew says whether the message stands outside of any dialog. What is inside is
+// never stopped here: anybody may write a To tag, but only our dialogs lead on.
+func (x *Message) isNew() bool { return x.Msg.To.Tag.Empty() }
+
+// messageStage looks at a new request that is no retransmission, no ACK and no CANCEL,
+// the cheapest rule first.
+var messageStage = [...]func(*Guard, *Settings, *Message, *Verdict, time.Duration) bool{
+	(*Guard).scanner,
+	(*Guard).sanity,
+	(*Guard).bannedUser,
+	(*Guard).loop,
+}
+
+// Message judges a new request. A Verdict that passes with Observed set tells of the
+// first rule that would have stopped it.
+func (g *Guard) Message(s *Settings, x *Message, now time.Duration) (v Verdict) {
+	for _, rule := range messageStage {
+		if rule(g, s, x, &v, now) {
+			break
+		}
+	}
+	return v
+}
+
+// stop is what a rule decides in its mode: it returns true when the message is not to
+// go on.
+func (v *Verdict) stop(r Rule, mode config.Mode, a Action, status int, reason string) bool {
+	if mode == config.Observe {
+		if !v.Observed {
+			v.Observed, v.Rule = true, r
+		}
+		return false
+	}
+	v.Action, v.Rule, v.Status, v.Reason = a, r, status, reason
+	return true
+}
+
+func (g *Guard) scanner(s *Settings, x *Message, v *Verdict, _ time.Duration) bool {
+	b := &s.c.BlockUserAgents
+	if b.Enable == config.Off || x.Trusted || !x.isNew() {
+		return false
+	}
+	if _, found := s.signatures.Match(x.Msg); !found {
+		return false
+	}
+	if b.Action == "reject" {
+		return v.stop(Scanner, b.Enable, Refuse, 403, "Forbidden")
+	}
+	return v.stop(Scanner, b.Enable, Drop, 0, "")
+}
+
+func (g *Guard) sanity(s *Settings, x *Message, v *Verdict, _ time.Duration) bool {
+	if s.c.SanityEnable == config.Off || x.Trusted {
+		return false
+	}
+	if reason, ok := Sane(x.Msg); !ok {
+		return v.stop(Sanity, s.c.SanityEnable, Refuse, 400, reason)
+	}
+	return false
+}
+
+// bannedUser refuses who failed too often, unless the source proved for that very user
+// that it knows the password: else anybody could lock a victim out.
+func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duration) bool {
+	if s.c.FailedAuthBanEnable == config.Off || x.Trusted || !x.isNew() {
+		return false
+	}
+	if _, users := g.Book.Len(); users == 0 {
+		return false
+	}
+	cr, _, _ := ReadCredentials(x.Msg)
+	x.user = AppendUser(x.buf[:0], x.Msg, cr)
+	k, found := g.Book.User(x.user, x.Source, now)
+	if !found || g.Known.User(x.Source, x.user, now) {
+		return false
+	}
+	g.Book.StrikeUser(k, now)
+	if s.c.FailedAuthBanReply == "drop" {
+		return v.stop(FailedAuth, s.c.FailedAuthBanEnable, Drop, 0, "")
+	}
+	return v.stop(FailedAuth, s.c.FailedAuthBanEnable, Refuse, 403, "Try again later")
+}
+
+// loop counts a new call. Those of trusted sources count too: loops come from
+// carriers. A PBX that rings several contacts of one user sends as many calls at once,
+// which differ in their Request-URI; a loop through it does not.
+func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) bool {
+	m := x.Msg
+	if m.Method != wire.INVITE || s.c.LoopEnable == config.Off || !x.isNew() {
+		return false
+	}
+	from, to := m.Bytes(m.From.URI), m.Bytes(m.To.URI)
+	key, ok := g.loopKey(s, m, from, to, x.Member)
+	if !ok {
+		return false
+	}
+	n, isNew := g.Loops.Count(key, m.Bytes(m.CallID), s.c.LoopFromToPerSecond, now)
+	if n <= s.c.LoopFromToPerSecond || !isNew {
+		return false
+	}
+	v.Count, v.Limit, v.Window = n, s.c.LoopFromToPerSecond, time.Second
+	return v.stop(Loop, s.c.LoopEnable, Refuse, 482, "Loop detected")
+}
+
+func (g *Guard) loopKey(s *Settings, m *wire.Msg, from, to []byte, isMember bool) (key uint64, ok bool) {
+	target := []byte(nil)
+	if isMember {
+		target = m.Bytes(m.RURI)
+	}
+	f, okF := wire.ParseURI(from)
+	t, okT := wire.ParseURI(to)
+	if !okF || !okT {
+		return g.Loops.Key(from, to, target), true
+	}
+	if s.isExempt(t.User) {
+		return 0, false
+	}
+	if s.c.LoopKey == "uri" {
+		var bufF, bufT [255]byte
+		return g.Loops.Key(f.User, lowered(bufF[:0], f.Host), t.User, lowered(bufT[:0], t.Host), target), true
+	}
+	return g.Loops.Key(f.User, t.User, target), true
+}
+
+// lowered appends ASCII letters in lower case, as hosts are compared.
+func lowered(dst, b []byte) []byte {
+	for _, c := range b[:min(len(b), cap(dst))] {
+		dst = append(dst, lower(c))
+	}
+	return dst
+}
+
+// trails keep the last messages of sources that are close to a ban.
+type trails struct {
+	mu sync.Mutex
+	of recent[Source, trail]
+}
+
+type trail struct {
+	rows [maxEvidence]Evidence
+	n    int // messages so far
+}
+
+func (t *trails) add(s Source, e Evidence) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.of.get(s)
+	if x == nil {
+		x = t.of.add(s, false)
+		*x = trail{}
+	}
+	x.rows[x.n%maxEvidence] = e
+	x.n++
+}
+
+// take returns the rows, the oldest first, and forgets them.
+func (t *trails) take(s Source) (rows []Evidence) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := t.of.peek(s)
+	if x == nil {
+		return nil
+	}
+	for i := max(0, x.n-maxEvidence); i < x.n; i++ {
+		rows = append(rows, x.rows[i%maxEvidence])
+	}
+	t.of.remove(s)
+	return rows
+}
+
+// told remembers about whom something was said lately.
+type told struct {
+	mu    sync.Mutex
+	until recent[Key, time.Duration]
+}
+
+func (t *told) isNews(k Key, now time.Duration) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	until := t.until.get(k)
+	if until != nil && now < *until {
+		return false
+	}
+	if until == nil {
+		until = t.until.add(k, false)
+	}
+	*until = now + toldAgain
+	return true
+}

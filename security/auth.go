@@ -46,10 +46,11 @@ func (o Outcome) String() string {
 // the codes of its pool, of which only 401, 403 and 407 can mean a password, and 403
 // only for REGISTER (FreeSWITCH); never a stale nonce.
 //
-// Right is a 2xx to REGISTER. Another method says that only when answered, i.e. when
-// the backend asked for credentials for that method and so looks at them: then also by
-// what is wrong with the call rather than with the caller. OPTIONS is answered by
-// backends without looking.
+// Right is a 2xx to REGISTER, and nothing else to it: there are backends that refuse
+// an unknown address before they look at the password. Another method says that only
+// when answered, i.e. when the backend asked for credentials for that method and so
+// looks at them: then also by what is wrong with the call rather than with the caller.
+// OPTIONS is answered without looking.
 func JudgeAnswer(method wire.Method, status int, stale, answered bool, codes []int) Outcome {
 	switch status {
 	case 401, 407:
@@ -67,7 +68,7 @@ func JudgeAnswer(method wire.Method, status int, stale, answered bool, codes []i
 	switch {
 	case method == wire.REGISTER && success:
 		return Right
-	case method == wire.OPTIONS || !answered:
+	case method == wire.REGISTER || method == wire.OPTIONS || !answered:
 		return Nothing
 	case success || provesPassword(status):
 		return Right

@@ -51,34 +51,34 @@ func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 
 // readDigest reads the parameters of one line of credentials.
 func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
-	for w := (fields{b: b}); ; {
-		name, value, kind := w.next()
-		switch kind {
-		case fieldsEnd:
+	for pos := 0; ; {
+		f, next := nextField(b, pos)
+		switch {
+		case next == fieldsEnd:
 			return c, response, c.User != nil
-		case fieldScheme, fieldBroken:
+		case next < 0 || f.val < 0:
 			return c, nil, false
 		}
+		pos = next
+		name, value, first := b[f.name:f.nEnd], b[f.val:f.end:f.end], true
 		switch len(name) {
 		case 5:
-			if isWord(name, "realm") && !once(&c.Realm, value) || isWord(name, "nonce") && !once(&c.Nonce, value) {
-				return c, nil, false
+			if isWord(name, "realm") {
+				first, c.Realm = c.Realm == nil, value
+			} else if isWord(name, "nonce") {
+				first, c.Nonce = c.Nonce == nil, value
 			}
 		case 8:
-			if isWord(name, "username") && !once(&c.User, value) || isWord(name, "response") && !once(&response, value) {
-				return c, nil, false
+			if isWord(name, "username") {
+				first, c.User = c.User == nil, value
+			} else if isWord(name, "response") {
+				first, response = response == nil, value
 			}
 		}
+		if !first {
+			return c, nil, false
+		}
 	}
-}
-
-// once fills a part, which is never nil afterwards; false when it was filled before.
-func once(part *[]byte, value []byte) bool {
-	if *part != nil {
-		return false
-	}
-	*part = value
-	return true
 }
 
 // Challenged calls f for the nonce of every Digest challenge in a 401 or 407. It is
@@ -103,9 +103,9 @@ func IsStale(m *wire.Msg) bool {
 	return stale
 }
 
-// eachChallenge calls f for every parameter of every Digest challenge of a 401 or
+// eachChallenge calls each for every parameter of every Digest challenge of a 401 or
 // 407, be there one challenge on a line, as RFC 3261 25.1 wants it, or several.
-func eachChallenge(m *wire.Msg, f func(name, value []byte)) {
+func eachChallenge(m *wire.Msg, each func(name, value []byte)) {
 	if m.Status != 401 && m.Status != 407 {
 		return
 	}
@@ -114,15 +114,13 @@ func eachChallenge(m *wire.Msg, f func(name, value []byte)) {
 		if h.Kind != wire.KindWWWAuthenticate && h.Kind != wire.KindProxyAuthenticate {
 			continue
 		}
-		digest := false
-		for w := (fields{b: m.Bytes(h.Value)}); ; {
-			name, value, kind := w.next()
-			if kind == fieldScheme {
+		b, digest := m.Bytes(h.Value), false
+		for f, pos := nextField(b, 0); pos >= 0; f, pos = nextField(b, pos) {
+			name := b[f.name:f.nEnd]
+			if f.val < 0 {
 				digest = isWord(name, "digest")
-			} else if kind == fieldParam && digest {
-				f(name, value)
-			} else if kind != fieldParam {
-				break
+			} else if digest {
+				each(name, b[f.val:f.end:f.end])
 			}
 		}
 	}
@@ -137,127 +135,187 @@ func cutDigest(b []byte) (rest []byte, ok bool) {
 	return b[scheme:], true
 }
 
-// fields walks the parameters of a header with a scheme: `Digest a="b", c=d`. Empty
-// elements are skipped.
-type fields struct {
-	b   []byte
-	pos int
+// field is one parameter of a header with a scheme, as offsets: `a="b"` without the
+// quotes. Not more than four of them, so that they stay in registers.
+type field struct {
+	name, nEnd int
+	val, end   int // val is -1 of a name without '=' that more text follows, as a scheme
 }
 
-type fieldKind uint8
-
+// What nextField returns in place of where to go on.
 const (
-	fieldsEnd   fieldKind = iota
-	fieldParam            // name and value
-	fieldScheme           // name alone, with parameters after it
-	fieldBroken           // nothing behind it has one reading
+	fieldsEnd    = -1
+	fieldsBroken = -2 // nothing behind that has one reading
 )
 
-// next reads one parameter; its value comes without quotes and is never nil.
-func (w *fields) next() (name, value []byte, kind fieldKind) {
-	b, i := w.b, w.pos
-	for i < len(b) && (b[i] == ',' || isSpace(b[i])) {
+// nextField reads the parameter at i of a comma list. Empty elements are skipped.
+func nextField(b []byte, i int) (f field, next int) {
+	for i < len(b) && charClass[b[i]]&(spaceChar|commaChar) != 0 {
 		i++
 	}
 	if i == len(b) {
-		return nil, nil, fieldsEnd
+		return f, fieldsEnd
 	}
-	from := i
-	for i < len(b) && isTokenChar[b[i]] {
+	f.name = i
+	if n := commonName(b[i:]); n > 0 {
+		f.nEnd = i + n
+		f.val, f.end, next = fieldValue(b, f.nEnd+1)
+		return f, next
+	}
+	for i < len(b) && isTokenChar(b[i]) {
 		i++
 	}
-	name = b[from:i:i]
-	end := i
+	f.nEnd = i
 	for i < len(b) && isSpace(b[i]) {
 		i++
 	}
 	switch {
-	case len(name) == 0:
-		return nil, nil, fieldBroken
-	case i < len(b) && b[i] == '=':
-		return w.value(name, i+1)
-	case i > end && i < len(b) && isTokenChar[b[i]]:
-		w.pos = i
-		return name, nil, fieldScheme
+	case f.nEnd == f.name || i == len(b):
+		return f, fieldsBroken
+	case b[i] == '=':
+		f.val, f.end, next = fieldValue(b, i+1)
+		return f, next
+	case i > f.nEnd && isTokenChar(b[i]):
+		f.val = -1
+		return f, i
 	}
-	return nil, nil, fieldBroken
+	return f, fieldsBroken
 }
 
-// value reads what follows the '=' before i.
-func (w *fields) value(name []byte, i int) (_, value []byte, kind fieldKind) {
-	b := w.b
+// commonName is the length of a name as nearly everybody writes it, with '=' right
+// behind it, else 0: it spares a look at every letter.
+func commonName(b []byte) int {
+	if len(b) < len("algorithm=") {
+		return 0
+	}
+	switch b[0] {
+	case 'u':
+		if string(b[:9]) == "username=" {
+			return 8
+		}
+		if string(b[:4]) == "uri=" {
+			return 3
+		}
+	case 'r':
+		if string(b[:6]) == "realm=" {
+			return 5
+		}
+		if string(b[:9]) == "response=" {
+			return 8
+		}
+	case 'n':
+		if string(b[:6]) == "nonce=" {
+			return 5
+		}
+		if string(b[:3]) == "nc=" {
+			return 2
+		}
+	case 'a':
+		if string(b[:10]) == "algorithm=" {
+			return 9
+		}
+	case 'c':
+		if string(b[:7]) == "cnonce=" {
+			return 6
+		}
+	case 'o':
+		if string(b[:7]) == "opaque=" {
+			return 6
+		}
+	case 'q':
+		if string(b[:4]) == "qop=" {
+			return 3
+		}
+	}
+	return 0
+}
+
+// fieldValue reads what follows the '=' before i.
+func fieldValue(b []byte, i int) (val, end, next int) {
 	for i < len(b) && isSpace(b[i]) {
 		i++
 	}
 	if i == len(b) || b[i] != '"' {
-		return w.bare(name, i)
+		return bareValue(b, i)
 	}
-	n := quotedLen(b[i+1:])
-	if n < 0 {
-		return nil, nil, fieldBroken
+	val = i + 1
+	if end = quotedEnd(b, val); end < 0 {
+		return 0, 0, fieldsBroken
 	}
-	value = b[i+1 : i+1+n : i+1+n]
-	for i += n + 2; i < len(b) && isSpace(b[i]); {
+	i = end + 1
+	for i < len(b) && b[i] != ',' {
+		if !isSpace(b[i]) {
+			return 0, 0, fieldsBroken
+		}
 		i++
 	}
-	if i < len(b) && b[i] != ',' {
-		return nil, nil, fieldBroken
-	}
-	w.pos = i
-	return name, value, fieldParam
+	return val, end, i
 }
 
-// bare reads a value without quotes: all up to the comma, for there are clients that
-// forget the quotes of what is no token.
-func (w *fields) bare(name []byte, from int) (_, value []byte, kind fieldKind) {
-	b, end := w.b, from
-	for end < len(b) && b[end] != ',' {
-		if b[end] == '"' {
-			return nil, nil, fieldBroken
+// bareValue reads a value without quotes: all up to the comma, for there are clients
+// that forget the quotes of what is no token.
+func bareValue(b []byte, val int) (_, end, next int) {
+	for next = val; next < len(b) && b[next] != ','; next++ {
+		if b[next] == '"' {
+			return 0, 0, fieldsBroken
 		}
-		end++
 	}
-	w.pos = end
-	for end > from && isSpace(b[end-1]) {
+	for end = next; end > val && isSpace(b[end-1]); {
 		end--
 	}
-	return name, b[from:end:end], fieldParam
+	return val, end, next
 }
 
-// quotedLen is the number of bytes up to the quote that ends a quoted string, -1 when
-// there is none.
-func quotedLen(b []byte) int {
-	n := bytes.IndexByte(b, '"')
-	if n < 0 || bytes.IndexByte(b[:n], '\\') < 0 {
-		return n
+// quotedEnd is the index of the quote that ends the quoted string whose text starts
+// at i, -1 when there is none.
+func quotedEnd(b []byte, i int) int {
+	n := bytes.IndexByte(b[i:], '"')
+	switch {
+	case n < 0:
+		return -1
+	case n == 0 || b[i+n-1] != '\\':
+		return i + n
 	}
-	for n = 0; n < len(b); n++ {
-		switch b[n] {
+	for ; i < len(b); i++ {
+		switch b[i] {
 		case '"':
-			return n
+			return i
 		case '\\':
-			n++
+			i++
 		}
 	}
 	return -1
 }
 
-// isSpace tells white space of a header value, which includes folds.
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+// Classes of octets.
+const (
+	tokenChar uint8 = 1 << iota // token of RFC 3261 25.1
+	spaceChar                   // white space of a header value, which includes folds
+	commaChar
+)
 
-// isTokenChar is the token of RFC 3261 25.1.
-var isTokenChar = func() (t [256]bool) {
+var charClass = func() (t [256]uint8) {
 	for c := range 128 {
 		b := byte(c)
-		t[c] = 'a' <= b|0x20 && b|0x20 <= 'z' || '0' <= b && b <= '9' || bytes.IndexByte([]byte("-.!%*_+`'~"), b) >= 0
+		if 'a' <= b|0x20 && b|0x20 <= 'z' || '0' <= b && b <= '9' || bytes.IndexByte([]byte("-.!%*_+`'~"), b) >= 0 {
+			t[c] = tokenChar
+		}
 	}
+	t[' '], t['\t'], t['\r'], t['\n'], t[','] = spaceChar, spaceChar, spaceChar, spaceChar, commaChar
 	return t
 }()
+
+func isSpace(c byte) bool { return charClass[c]&spaceChar != 0 }
+
+func isTokenChar(c byte) bool { return charClass[c]&tokenChar != 0 }
 
 // isWord compares with a word of lower-case letters, in any case.
 func isWord(b []byte, word string) bool {
 	if len(b) != len(word) {
 		return false
+	}
+	if string(b) == word {
+		return true
 	}
 	for i := range len(word) {
 		if b[i]|0x20 != word[i] {

@@ -174,16 +174,21 @@ func soundContact(value []byte) bool {
 // hasControl looks for control characters other than those of white space and folds,
 // eight bytes at a time: nearly all values have none, and no folds either.
 func hasControl(b []byte) bool {
-	const low, high = 0x0101010101010101, 0x8080808080808080
-	for len(b) >= 8 {
-		x := binary.LittleEndian.Uint64(b)
-		del := x ^ 0x7f*low
-		if ((x-' '*low)&^x|(del-low)&^del)&high != 0 && anyControl(b[:8]) {
-			return true
-		}
-		b = b[8:]
+	if len(b) < 8 {
+		return anyControl(b)
 	}
-	return anyControl(b)
+	marks := markControls(binary.LittleEndian.Uint64(b[len(b)-8:]))
+	for rest := b; len(rest) > 8; rest = rest[8:] {
+		marks |= markControls(binary.LittleEndian.Uint64(rest))
+	}
+	return marks&0x8080808080808080 != 0 && anyControl(b)
+}
+
+// markControls sets the highest bit of every byte below ' ' and of DEL, and sometimes
+// that of a byte next to one above 0x7f.
+func markControls(x uint64) uint64 {
+	const low = 0x0101010101010101
+	return (x - ' '*low | (x + low)) &^ x
 }
 
 func anyControl(b []byte) bool {

@@ -58,7 +58,7 @@ func NewSignatures(c config.BlockUserAgents) (*Signatures, error) {
 		if whole, ok := strings.CutPrefix(pattern, "="); ok {
 			s.whole.add(whole, i)
 		} else {
-			parts = append(parts, part{strings.ToLower(pattern), i})
+			parts = append(parts, part{lowerASCII(pattern), i})
 		}
 	}
 	for line := range strings.Lines(scanners) {
@@ -274,7 +274,7 @@ func (f *folded) add(text string, index int) {
 	if f.index == nil {
 		f.index = map[string]int{}
 	}
-	f.index[strings.ToLower(text)] = index
+	f.index[lowerASCII(text)] = index
 	f.lengths[len(text)] = true
 }
 
@@ -298,6 +298,14 @@ func lower(c byte) byte {
 		return c | 0x20
 	}
 	return c
+}
+
+func lowerASCII(text string) string {
+	b := []byte(text)
+	for i := range b {
+		b[i] = lower(b[i])
+	}
+	return string(b)
 }
 
 // containsFold tells whether b holds text, which is in lower case.

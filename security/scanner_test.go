@@ -373,6 +373,8 @@ func TestLargestAutomaton(t *testing.T) {
 	}
 }
 
+var fuzzSignatures, _ = NewSignatures(config.BlockUserAgents{UAPatterns: []string{"phone", "=x"}, BlockAbsent: true, BlockEmpty: true})
+
 func TestMatchDoesNotAllocate(t *testing.T) {
 	s := signatures(t, config.BlockUserAgents{})
 	m, hit := scan(t, message("REGISTER", "User-Agent: "+honest[0])), scan(t, message("REGISTER", "User-Agent: svmap"))
@@ -406,11 +408,23 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-func BenchmarkAutomaton(b *testing.B) {
-	s := signatures(b, config.BlockUserAgents{})
-	value := []byte("Polycom/6.4.0.11234 PolycomVVX-VVX_450-UA/6.4.0.11234 (secure)")
-	b.ReportAllocs()
-	for b.Loop() {
-		s.parts.find(value)
-	}
+func FuzzAutomaton(f *testing.F) {
+	f.Add("friendly-scanner", "sipvicious", "My SIPvicious")
+	f.Add("aab", "ab", "aaab")
+	f.Fuzz(func(t *testing.T, one, two, value string) {
+		var parts []part
+		for i, text := range []string{lowerASCII(one), lowerASCII(two)} {
+			if len(text) >= 2 && len(text) <= maxPattern {
+				parts = append(parts, part{text, i})
+			}
+		}
+		want := false
+		for _, p := range parts {
+			want = want || strings.Contains(lowerASCII(value), p.text)
+		}
+		i := newAutomaton(parts).find([]byte(value))
+		if (i >= 0) != want {
+			t.Fatalf("%v in %q: %d, want %v", parts, value, i, want)
+		}
+	})
 }

@@ -112,8 +112,13 @@ func shows[T any](c *cobra.Command, a *asking, ask func(context.Context, *admin.
 
 // completes makes a completion that asks the edge. What goes wrong completes nothing.
 func (a *asking) completes(ask func(ctx context.Context, c *admin.Client) ([]string, error)) cobra.CompletionFunc {
-	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) > 0 {
+	return a.completesTyped(1, func(ctx context.Context, c *admin.Client, _ string) ([]string, error) { return ask(ctx, c) })
+}
+
+// completesTyped is completes for so many arguments, -1 for any number, that is told what is typed of one so far.
+func (a *asking) completesTyped(most int, ask func(ctx context.Context, c *admin.Client, typed string) ([]string, error)) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		if most >= 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		client, err := a.client()
@@ -126,7 +131,7 @@ func (a *asking) completes(ask func(ctx context.Context, c *admin.Client) ([]str
 		}
 		ctx, cancel := context.WithTimeout(parent, completionTime)
 		defer cancel()
-		all, err := ask(ctx, client)
+		all, err := ask(ctx, client, typed)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -17,14 +17,20 @@ type colors struct{ red, yellow, green, dim, bold string }
 
 // palette returns the colours for an output: none for files and pipes, none where NO_COLOR is set (no-color.org).
 func palette(out io.Writer) colors {
-	f, ok := out.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return colors{}
-	}
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+	if os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !isTerminal(out) {
 		return colors{}
 	}
 	return colors{red: "\x1b[31m", yellow: "\x1b[33m", green: "\x1b[32m", dim: "\x1b[2m", bold: "\x1b[1m"}
+}
+
+// isTerminal tells an input or output that somebody sits at from files and pipes. /dev/null counts as one.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func paint(text, color string) string {

@@ -276,7 +276,13 @@ func FuzzSane(f *testing.F) {
 		}
 	}
 	f.Add([]byte(register))
+	for _, uri := range []string{"sip:a@b:5060;lr", "sip:a@b:65536", "sip:a@b:0", "sip::1", "sip:a;b@c:0005060", "sip:@h", "sip:a@b:5060?x", "sip:a@b@c", "SIP:[::1]:7"} {
+		f.Add([]byte(uri))
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		if _, ok := wire.ParseURI(text); plainURI(text) && !ok {
+			t.Fatalf("%q is not a URI", text)
+		}
 		var m wire.Msg
 		fault := m.Scan(text, false)
 		reason, ok := Sane(&m)

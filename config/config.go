@@ -200,6 +200,7 @@ type Security struct {
 	DoSReqsDensityPerUnit    int             `yaml:"dos_reqs_density_per_unit" doc:"Messages that a source may send inside any dos_sampling_time_unit; the next one bans it. Requests with their repetitions, what is no SIP, and replies to nothing count." min:"1" max:"100000"`
 	DoSSamplingTimeUnit      Duration        `yaml:"dos_sampling_time_unit" doc:"Length of the sliding window in which messages are counted." min:"0.001" safe:"1" max:"3600"`
 	DoSKnownFactor           int             `yaml:"dos_known_factor" doc:"How many times more a source may send that has a registration, a call, or a correct password in the last hour." min:"1" max:"1000"`
+	DoSNewSourcesPerSecond   int             `yaml:"dos_new_sources_per_second" doc:"UDP sources nobody has heard of for a while that are taken at once; while there are more, the first message of each is dropped, and its repetition passes. So forged addresses cost no transaction." unit:"per second" min:"10" max:"1000000" zero:"all are taken"`
 	DoSUnprovenBanTime       Duration        `yaml:"dos_unproven_ban_time" doc:"First ban of a UDP source that never showed that it receives answers, so that its address may be forged; doubles with each repetition up to dos_ban_time." min:"0.001" safe:"1" max:"2592000" zero:"the same as dos_ban_time"`
 	FailedAuthBanEnable      Mode            `yaml:"failed_auth_ban_enable" doc:"Ban users and sources with wrong passwords, as the answers of the backends tell. observe: log them, ban nobody."`
 	FailedAuthAttempts       int             `yaml:"failed_auth_attempts" doc:"Wrong passwords in a row after which a user is banned." min:"1" max:"1000"`
@@ -299,7 +300,7 @@ func Default() *Config {
 		},
 		Security: Security{
 			TrustLoopback: true,
-			DoSBanEnable:  Enforce, DoSBanTime: 3600 * second, DoSReqsDensityPerUnit: 50, DoSSamplingTimeUnit: 2 * second, DoSKnownFactor: 10,
+			DoSBanEnable:  Enforce, DoSBanTime: 3600 * second, DoSReqsDensityPerUnit: 50, DoSSamplingTimeUnit: 2 * second, DoSKnownFactor: 10, DoSNewSourcesPerSecond: 1000,
 			FailedAuthBanEnable: Enforce, FailedAuthAttempts: 3, FailedAuthBanTime: 3600 * second, FailedAuthBanKey: "user",
 			FailedAuthBanReply: "403", FailedAuthSourceAttempts: 20, EnumerationUsers: 5,
 			LoopEnable: Enforce, LoopFromToPerSecond: 3, LoopKey: "user", SanityEnable: Enforce,

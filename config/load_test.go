@@ -139,7 +139,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8:1::/48"),
 			netip.MustParsePrefix("192.0.2.128/25"),
 		},
-		DoSBanEnable: Observe, DoSBanTime: 7200 * second, DoSReqsDensityPerUnit: 100, DoSSamplingTimeUnit: 3 * second / 2, DoSKnownFactor: 20,
+		DoSBanEnable: Observe, DoSBanTime: 7200 * second, DoSReqsDensityPerUnit: 100, DoSSamplingTimeUnit: 3 * second / 2, DoSKnownFactor: 20, DoSNewSourcesPerSecond: 500,
 		DoSUnprovenBanTime: 60 * second, FailedAuthBanEnable: Enforce, FailedAuthAttempts: 5, FailedAuthBanTime: 1800 * second,
 		FailedAuthBanKey: "user_source", FailedAuthBanReply: "drop", FailedAuthSourceAttempts: 50,
 		LoopEnable: Enforce, LoopFromToPerSecond: 10, LoopKey: "uri", LoopExempt: []string{"*97", "8*", "**"}, SanityEnable: Enforce,

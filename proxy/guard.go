@@ -92,6 +92,9 @@ func (e *Edge) guarded(p *transport.Packet, now time.Duration) security.Verdict 
 		e.guard.Bridge.Saw(x.From, now)
 	}
 	v := e.guard.Packet(snap.security, &x, now)
+	if v.Observed {
+		e.count.observed[v.Rule].Add(1)
+	}
 	if v.Action != security.Pass || v.Exceeded || v.Suspended {
 		e.stopPacket(p, &v)
 	}

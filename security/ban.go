@@ -7,8 +7,9 @@ type Rule uint8
 
 // The rules, in the order in which they look at a message.
 const (
-	NoRule Rule = iota
-	DoS         // more messages than dos_reqs_density_per_unit
+	NoRule     Rule = iota
+	NewSources      // one of too many that were never heard of
+	DoS             // more messages than dos_reqs_density_per_unit
 	Sanity
 	Scanner
 	FailedAuth       // failed_auth_attempts of one user
@@ -20,7 +21,7 @@ const (
 )
 
 var ruleNames = [Rules]string{
-	"none", "dos", "sanity", "scanner", "failed_auth", "failed_auth_source", "enumeration", "loop", "operator",
+	"none", "new_sources", "dos", "sanity", "scanner", "failed_auth", "failed_auth_source", "enumeration", "loop", "operator",
 }
 
 // String is the rule's name in listings and exports.

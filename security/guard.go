@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sipward/sipward/config"
@@ -32,10 +33,11 @@ type Guard struct {
 	Loops  *Loops
 	Bridge *Bridge
 
-	calls  func(netip.Addr) int
-	trails trails
-	told   told
-	soft   softBans
+	calls     func(netip.Addr) int
+	newcomers newcomers
+	trails    trails
+	told      told
+	soft      softBans
 }
 
 // Options of a Guard. All are needed.
@@ -163,11 +165,43 @@ func (g *Guard) flood(s *Settings, p *Packet, v *Verdict, now time.Duration) boo
 		return false
 	}
 	n := g.Rates.Count(p.Source, s.c.DoSSamplingTimeUnit.D(), s.most, now)
+	if n == 1 && !p.Stream && g.isCrowd(s, p, now) {
+		return v.stop(NewSources, s.c.DoSBanEnable, Drop, 0, "")
+	}
 	if n <= s.density-maxEvidence {
 		return false
 	}
 	g.crowded(s, p, n, v, now)
 	return v.Action != Pass
+}
+
+// isCrowd says whether the first message of a source is one of too many. A real client
+// sends its request again (RFC 3261 17.1), and that one passes; who forges addresses
+// would have to use each of them twice.
+func (g *Guard) isCrowd(s *Settings, p *Packet, now time.Duration) bool {
+	limit := s.c.DoSNewSourcesPerSecond
+	return limit > 0 && g.newcomers.over(limit, now) && !s.Trusts(p.From) && !g.isKnown(p.Source, p.From, now)
+}
+
+// newcomers count sources that are new, by the second.
+type newcomers struct {
+	second atomic.Int64
+	n      atomic.Int64
+	before atomic.Int64 // in the second before
+}
+
+// over counts one and says whether there are, or just were, more than the limit: as
+// long as a flood lasts, none of it passes.
+func (c *newcomers) over(limit int, now time.Duration) bool {
+	second := int64(now / time.Second)
+	if was := c.second.Load(); was != second && c.second.CompareAndSwap(was, second) {
+		n := c.n.Swap(0)
+		if was != second-1 {
+			n = 0
+		}
+		c.before.Store(n)
+	}
+	return c.n.Add(1) > int64(limit) || c.before.Load() > int64(limit)
 }
 
 // crowded judges a source that sent so much that a closer look is worth its time.

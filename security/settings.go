@@ -121,7 +121,7 @@ func (s *Settings) Hits() []Hit { return s.signatures.Hits() }
 // Mode is that of a rule.
 func (s *Settings) Mode(r Rule) config.Mode {
 	switch r {
-	case DoS:
+	case NewSources, DoS:
 		return s.c.DoSBanEnable
 	case Sanity:
 		return s.c.SanityEnable

@@ -128,7 +128,7 @@ func ParseKey(text string) (Key, error) {
 }
 
 func parseSource(text string) (Source, error) {
-	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil && a.Zone() == "" { // a zone could be "1@example.org"
 		return SourceOf(a), nil
 	}
 	p, err := netip.ParsePrefix(text)

@@ -263,7 +263,7 @@ func TestHeldCalls(t *testing.T) {
 	shorts := shortRate * shortSeconds
 	p := newParties(t, "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, INFO, REFER, NOTIFY\r\n", heldCalls+2*shorts)
 	edge := siptest.StartEdge(t, fmt.Sprintf("lab: yes\nlisten: [\"udp:127.0.0.1:0\"]\nlog: { level: error }\n"+
-		"timers: { session_ttl: %d, probe_jitter: 0, min_se: 90 }\nlimits: { max_transactions: 1000000, max_dialogs: 300000 }\n"+
+		"timers: { session_ttl: %d, probe_jitter: 0, min_se: 90 }\nsecurity: { loop_enable: no, kernel_offload: off }\nlimits: { max_transactions: 1000000, max_dialogs: 300000 }\n"+
 		"pools: { pbx: { probe: { interval: 0 }, backends: [ { name: pbx, address: \"sip:%s\" } ] } }\n",
 		2*int(interval/time.Second), p.callee.LocalAddr()))
 	p.edge = listening(t, edge)

@@ -137,6 +137,7 @@ pools:
       - { name: %s, address: "sip:%s" }
     probe: { interval: 1, timeout: 0.5 }
     slow_start: 0
+security: { loop_enable: no, kernel_offload: off } # the same two call each other all the time
 `, s.addr, s.nodes[0].name, s.nodes[0].Addr(), s.nodes[1].name, s.nodes[1].Addr())
 }
 

@@ -12,6 +12,8 @@
 //     connection. It is a small comparable value that stays valid for ever; sending on a closed one is an error.
 //   - A slow or hostile peer costs its own connection only: bounded queue, write deadline, message and idle limits,
 //     connection limits per source and in total.
+//   - A banned source costs next to nothing: its datagrams are thrown away unread (Options.Banned) or do not get out of
+//     the kernel (Layer.Filter), its connections are refused (Options.Admit) or closed (Layer.CloseFrom).
 //   - Handler.Closed comes once per connection, on the connection's own goroutine, as the last thing it does, and never
 //     while a lock of this package is held. Send and Close never call the handler.
 //

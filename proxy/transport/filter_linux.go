@@ -28,7 +28,7 @@ const (
 // anybody: IPv4 addresses on IPv4 sockets, IPv6 /64s on IPv6 sockets. It takes the place of what an earlier call said;
 // empty lists take it away. It needs no privilege.
 //
-// A program holds about 2,900 addresses or 600 to 2,000 prefixes, less where net.core.optmem_max is small. What does not
+// A program holds about 3,000 addresses or 900 to 3,000 prefixes, less where net.core.optmem_max is small. What does not
 // fit is left out from the end of the list; installed4 and installed6 say how many there are on every socket. It takes
 // milliseconds: call it each few seconds with the sources that send most.
 func (l *Layer) Filter(v4 []netip.Addr, v6 []netip.Prefix) (installed4, installed6 int, err error) {

@@ -1,6 +1,6 @@
 package security
 
-// part is a text of two bytes or more, in lower case, and the number to report for it.
+// part is a text in lower case, not empty, and the number to report for it.
 type part struct {
 	text  string
 	index int
@@ -35,7 +35,11 @@ func newAutomaton(parts []part) *automaton {
 	}
 	a.addState()
 	for _, p := range parts {
-		a.pairs[pairAt(p.text[0], p.text[1])] = true
+		for second := range 32 {
+			if len(p.text) == 1 || second == int(p.text[1]&31) {
+				a.pairs[pairAt(p.text[0], byte(second))] = true
+			}
+		}
 		state := uint16(0)
 		for _, c := range []byte(p.text) {
 			at := int(state)<<a.shift | int(a.class[c])
@@ -107,5 +111,9 @@ func (a *automaton) find(b []byte) int {
 			}
 		}
 	}
-	return -1
+	if len(b) == 0 {
+		return -1
+	}
+	last := a.next[a.class[b[len(b)-1]]] // which is no pair, but may be a text
+	return int(a.found[last]) - 1
 }

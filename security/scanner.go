@@ -118,8 +118,6 @@ func checkPattern(pattern string, whitelist bool) error {
 	switch {
 	case strings.TrimSpace(text) != text || text == "":
 		return fmt.Errorf("ua_patterns: %q is empty or has white space around it", pattern)
-	case len(pattern) < 2:
-		return fmt.Errorf("ua_patterns: %q is part of too many; to match the whole User-Agent, write =%[1]s", pattern)
 	case len(text) > maxPattern:
 		return fmt.Errorf("ua_patterns: %.20q... has more than %d bytes", pattern, maxPattern)
 	case hasControl([]byte(text)) || strings.ContainsAny(text, "\t\r\n"):

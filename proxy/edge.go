@@ -187,6 +187,8 @@ func (e *Edge) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	e.stopTime = cancel
 	e.running.Go(func() { e.wheel.Run(ctx) }) // ends with Stop
+	kernel := e.offload.open(e.snap.Load().config.Security.KernelOffload, e.net.Listeners())
+	e.log.Op().Info().Str("kernel_offload", kernel).Msg("bans are enforced in the process, and by the kernel as far as it may")
 	e.running.Go(func() { e.watch(ctx) })
 	snap := e.snap.Load()
 	e.watchLocked(snap)
@@ -368,6 +370,7 @@ func (e *Edge) Stop(ctx context.Context) error {
 		e.stopTime()
 		e.running.Wait()
 	}
+	err = errors.Join(err, e.offload.close())
 	if e.state != nil { // last, with all that the others did
 		err = errors.Join(err, e.state.Close(ctx))
 	}

@@ -3,9 +3,13 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/sipward/sipward/proxy/nft"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/security"
 )
 
@@ -15,32 +19,98 @@ const (
 	filter6 = 256
 )
 
-// filterAgain is how often the hottest sources are looked for where not all fit.
-const filterAgain = 5 * time.Second
+const (
+	// filterAgain is how often the hottest sources are looked for where not all fit.
+	filterAgain = 5 * time.Second
+	// followShare is which part of a processor the kernel's lists may cost: one in that
+	// many. Forged addresses can be banned by the thousand a second.
+	followShare = 20
+)
 
 // offload has the kernel drop what comes from banned sources, so that a flood costs
-// the process nothing. It only ever helps: what it lets through is dropped here.
-// watch alone writes to it.
+// the process nothing: by nftables, which sees UDP and TCP, where that is permitted,
+// else by a filter on our UDP sockets. It only ever helps: what it lets through is
+// dropped here. watch alone changes it.
 type offload struct {
 	mu      sync.Mutex // guards what follows
 	version uint64     // of the Book that was followed last
-	at      time.Duration
-	full    bool                         // not all bans fit
-	filter  map[security.Source]struct{} // in the sockets' filter
-	refused string                       // why there is no filter
+	next    time.Duration
+	full    bool                              // not all bans fit
+	filter  map[security.Source]struct{}      // in the sockets' filter
+	table   *nft.Table                        // nil: there is none
+	inTable map[security.Source]time.Duration // until when
+	refused string                            // why the kernel does not do it all
 }
 
-// isCurrent says that the kernel knows of this version of the Book all that it can.
+// open makes the table, empty. It returns, in words, what the kernel will do.
+func (o *offload) open(c string, listeners []*transport.Listener) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c == "off" {
+		o.refused = "kernel_offload is off"
+		return o.refused
+	}
+	table, err := nft.Open(nft.Options{Name: tableName(listeners), Ports: portsOf(listeners)})
+	if err != nil {
+		o.refused = err.Error()
+		return "socket filter; not by nftables: " + o.refused
+	}
+	o.table, o.inTable = table, map[security.Source]time.Duration{}
+	return "nftables"
+}
+
+// tableName is one that no other edge on this host has.
+func tableName(listeners []*transport.Listener) string {
+	name := []byte(nft.DefaultName)
+	if len(listeners) > 0 {
+		name = fmt.Appendf(name, "_%s_%s", listeners[0].Proto().Param(), listeners[0].Bound())
+	}
+	for i, c := range name {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789", rune(c)) {
+			name[i] = '_'
+		}
+	}
+	return string(name)
+}
+
+func portsOf(listeners []*transport.Listener) (all []nft.Port) {
+	for _, l := range listeners {
+		p := nft.Port{Proto: nft.TCP, Addr: l.Bound().Addr().WithZone(""), Port: l.Bound().Port()}
+		if l.Proto() == wire.UDP {
+			p.Proto = nft.UDP
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// close takes back what the kernel was told.
+func (o *offload) close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.table == nil {
+		return nil
+	}
+	err := o.table.Close()
+	o.table = nil
+	return err
+}
+
+// isCurrent says that the kernel knows of this version of the Book all that it can, or
+// has to wait for it.
 func (o *offload) isCurrent(version uint64, now time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.version == version && !(o.full && now-o.at >= filterAgain)
+	return now < o.next || o.version == version && !o.full
 }
 
 // where says what in the kernel drops a source; empty: nothing does.
 func (o *offload) where(s security.Source) string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if _, ok := o.inTable[s]; ok {
+		return "nftables"
+	}
 	if _, ok := o.filter[s]; ok {
 		return "filter"
 	}
@@ -51,7 +121,10 @@ func (o *offload) where(s security.Source) string {
 func (o *offload) status() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.refused != "" {
+	switch {
+	case o.table != nil:
+		return fmt.Sprintf("nftables: %d sources", len(o.inTable))
+	case o.filter == nil:
 		return "none: " + o.refused
 	}
 	return fmt.Sprintf("socket filter: %d sources", len(o.filter))
@@ -59,15 +132,60 @@ func (o *offload) status() string {
 
 // follow brings the kernel up to the Book.
 func (o *offload) follow(e *Edge, s *security.Settings, now time.Duration) {
-	book := e.guard.Book
-	version := book.Version()
-	if s.Config().KernelOffload == "off" {
-		o.followed(version, now, nil, false, "kernel_offload is off")
+	began := time.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	version := e.guard.Book.Version()
+	if s.Config().KernelOffload != "off" {
+		if o.table != nil {
+			o.followTableLocked(e, s, now)
+		}
+		if o.table == nil {
+			o.followFilterLocked(e, s, now)
+		}
+	}
+	o.version, o.next = version, now+followShare*time.Since(began)
+	if o.full {
+		o.next = max(o.next, now+filterAgain)
+	}
+}
+
+// followTableLocked changes what differs. A kernel that says no is asked no more.
+func (o *offload) followTableLocked(e *Edge, s *security.Settings, now time.Duration) {
+	var add, remove []nft.Element
+	want := make(map[security.Source]time.Duration, len(o.inTable))
+	e.guard.Book.HardSources(now, func(x security.Source, until time.Duration) {
+		if s.Touches(x) {
+			return
+		}
+		want[x] = until
+		if o.inTable[x] != until {
+			add = append(add, nft.Element{Prefix: x.Prefix(), Timeout: max(until-now, time.Millisecond)})
+		}
+	})
+	for x, until := range o.inTable {
+		if _, ok := want[x]; !ok && until > now { // else it is gone by itself
+			remove = append(remove, nft.Element{Prefix: x.Prefix()})
+		}
+	}
+	err := o.table.Remove(remove)
+	if err == nil {
+		err = o.table.Add(add)
+	}
+	if err == nil {
+		o.inTable = want
 		return
 	}
-	keep := o.kept(e, now)
-	four, full4 := choose(s, keep, book.Hottest(2*filter4, true, now), true, filter4)
-	six, full6 := choose(s, keep, book.Hottest(2*filter6, false, now), false, filter6)
+	e.log.Op().Warn().Err(err).Msg("nftables cannot be used any more; bans are enforced by socket filters and in the process")
+	_ = o.table.Close() // it has its say above
+	o.table, o.inTable, o.refused = nil, nil, err.Error()
+}
+
+// followFilterLocked chooses whom the sockets' filter drops.
+func (o *offload) followFilterLocked(e *Edge, s *security.Settings, now time.Duration) {
+	book := e.guard.Book
+	four, full4 := o.chooseLocked(e, s, book.Hottest(2*filter4, true, now), true, now)
+	six, full6 := o.chooseLocked(e, s, book.Hottest(2*filter6, false, now), false, now)
 	var v4 []netip.Addr
 	var v6 []netip.Prefix
 	for _, x := range four {
@@ -77,36 +195,29 @@ func (o *offload) follow(e *Edge, s *security.Settings, now time.Duration) {
 		v6 = append(v6, x.Prefix())
 	}
 	in4, in6, err := e.net.Filter(v4, v6)
-	installed := map[security.Source]struct{}{}
-	for _, x := range append(four[:min(in4, len(four)):min(in4, len(four))], six[:min(in6, len(six))]...) {
-		installed[x] = struct{}{}
-	}
-	why := ""
 	if err != nil {
-		why = err.Error()
+		o.refused = err.Error()
 	}
-	o.followed(version, now, installed, full4 || full6 || in4 < len(four) || in6 < len(six), why)
+	o.filter = make(map[security.Source]struct{}, in4+in6)
+	for _, x := range four[:min(in4, len(four))] {
+		o.filter[x] = struct{}{}
+	}
+	for _, x := range six[:min(in6, len(six))] {
+		o.filter[x] = struct{}{}
+	}
+	o.full = full4 || full6 || in4 < len(four) || in6 < len(six)
 }
 
-// kept are the sources in the filter that are still banned: whom the kernel drops
-// looks cold, for nobody counts it here.
-func (o *offload) kept(e *Edge, now time.Duration) map[security.Source]struct{} {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	keep := map[security.Source]struct{}{}
-	for s := range o.filter {
-		if e.guard.Book.Source(s, now) == security.Hard {
-			keep[s] = struct{}{}
-		}
-	}
-	return keep
-}
-
-// choose takes those that are in, then the hottest. Nobody is taken whose /64 holds
+// chooseLocked takes those that are in and still banned, then the hottest: whom the
+// kernel drops looks cold, for nobody counts it here. Nobody is taken whose /64 holds
 // an address that is trusted.
-func choose(s *security.Settings, keep map[security.Source]struct{}, hot []security.Source, is4 bool, most int) (chosen []security.Source, full bool) {
-	for x := range keep {
-		if x.Is4() == is4 && !s.Touches(x) {
+func (o *offload) chooseLocked(e *Edge, s *security.Settings, hot []security.Source, is4 bool, now time.Duration) (chosen []security.Source, full bool) {
+	most := filter4
+	if !is4 {
+		most = filter6
+	}
+	for x := range o.filter {
+		if x.Is4() == is4 && e.guard.Book.Source(x, now) == security.Hard && !s.Touches(x) {
 			chosen = append(chosen, x)
 		}
 	}
@@ -114,15 +225,9 @@ func choose(s *security.Settings, keep map[security.Source]struct{}, hot []secur
 		if len(chosen) >= most {
 			return chosen, true
 		}
-		if _, in := keep[x]; !in && !s.Touches(x) {
+		if _, in := o.filter[x]; !in && !s.Touches(x) {
 			chosen = append(chosen, x)
 		}
 	}
 	return chosen, false
-}
-
-func (o *offload) followed(version uint64, now time.Duration, in map[security.Source]struct{}, full bool, refused string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.version, o.at, o.filter, o.full, o.refused = version, now, in, full, refused
 }

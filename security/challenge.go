@@ -2,6 +2,7 @@ package security
 
 import (
 	"bytes"
+	"unicode/utf8"
 
 	"github.com/sipward/sipward/proxy/wire"
 )
@@ -364,7 +365,7 @@ func appendUserAt(dst, user, host []byte) []byte {
 	if v6 {
 		room -= len("[]")
 	}
-	dst = append(dst, user[:min(len(user), max(room, 1))]...)
+	dst = appendText(dst, user, max(room, 1))
 	dst = append(dst, '@')
 	if v6 {
 		dst = append(dst, '[')
@@ -373,10 +374,37 @@ func appendUserAt(dst, user, host []byte) []byte {
 		if 'A' <= c && c <= 'Z' {
 			c |= 0x20
 		}
+		if c >= utf8.RuneSelf {
+			c = '?' // no host name
+		}
 		dst = append(dst, c)
 	}
 	if v6 {
 		dst = append(dst, ']')
+	}
+	return dst
+}
+
+// appendText appends at most so many bytes of a user. What is no UTF-8 is escaped as
+// in a URI: listings and exports are JSON, and a key has to come back as it went.
+func appendText(dst, user []byte, room int) []byte {
+	for len(user) > 0 {
+		r, n := utf8.DecodeRune(user)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			const hex = "0123456789ABCDEF"
+			if room -= 3; room >= 0 {
+				dst = append(dst, '%', hex[user[0]>>4], hex[user[0]&15])
+			}
+		default:
+			if room -= n; room >= 0 {
+				dst = append(dst, user[:n]...)
+			}
+		}
+		if room <= 0 {
+			break
+		}
+		user = user[n:]
 	}
 	return dst
 }

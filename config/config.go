@@ -216,7 +216,7 @@ type Security struct {
 	SanityEnable             Mode            `yaml:"sanity_enable" doc:"Refuse messages with broken or absurd header fields before the PBX reads them. observe: log them, let them pass."`
 	BlockUserAgents          BlockUserAgents `yaml:"block_useragents" doc:"Requests of scanners, known by their User-Agent or their From and To."`
 	OptionsFromUnknown       string          `yaml:"options_from_unknown" doc:"An OPTIONS to this edge from a source without a registration or call: answer, or say nothing so that scanners find nothing." one:"answer|drop"`
-	StripHeaders             []string        `yaml:"strip_headers" doc:"Header fields that the PBX trusts, removed from every message of those who are not trusted." zero:"nothing is removed"`
+	StripHeaders             []string        `yaml:"strip_headers" doc:"Header fields that the PBX trusts, removed from every message that does not come from a backend." zero:"nothing is removed"`
 	KernelOffload            string          `yaml:"kernel_offload" doc:"auto: the kernel drops what banned sources send, by nftables and socket filters, where it is permitted. off: the edge alone." one:"auto|off" apply:"restart"`
 }
 

@@ -221,6 +221,7 @@ func (e *Edge) found(b *backend.Backend, targets []resolve.Target, err error) {
 		return
 	}
 	b.SetTargets(targets)
+	e.offload.outdate()
 	e.log.Op().Info().Str("backend", b.Name()).Str("address", b.Address()).Int("targets", len(targets)).
 		Msg("backend name resolved to " + targets[0].Addr.String())
 }
@@ -237,6 +238,7 @@ func (e *Edge) Reload(c *config.Config) error {
 		return err
 	}
 	e.take(snap)
+	e.offload.outdate()
 	e.endSnapshotLocked()
 	e.watchLocked(snap)
 	e.probers = e.startProbers(snap)

@@ -88,7 +88,7 @@ func (e *Edge) guarded(p *transport.Packet, now time.Duration) security.Verdict 
 	x := packetOf(p)
 	x.Counts = security.Counts(p.Data)
 	snap := e.snap.Load()
-	if !snap.security.Trusts(x.From) {
+	if e.guard.Bridge.Watches() && !snap.security.Trusts(x.From) {
 		e.guard.Bridge.Saw(x.From, now)
 	}
 	v := e.guard.Packet(snap.security, &x, now)

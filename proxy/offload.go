@@ -104,6 +104,13 @@ func (o *offload) isCurrent(version uint64, now time.Duration) bool {
 	return now < o.next || o.version == version && !o.full
 }
 
+// outdate has the Book followed anew: who is trusted may have changed.
+func (o *offload) outdate() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.version = 0
+}
+
 // where says what in the kernel drops a source; empty: nothing does.
 func (o *offload) where(s security.Source) string {
 	o.mu.Lock()

@@ -45,6 +45,9 @@ func (b *Bridge) isGateway(a netip.Addr) bool {
 	return false
 }
 
+// Watches says whether there is a gateway to watch at all.
+func (b *Bridge) Watches() bool { return len(b.gateways) > 0 }
+
 // Saw notes where an untrusted message came from.
 func (b *Bridge) Saw(a netip.Addr, now time.Duration) {
 	if len(b.gateways) == 0 || b.isGateway(a) {

@@ -26,7 +26,6 @@ func (e *Edge) watch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-e.banned:
 		case <-t.C:
 		}
 		now := e.wheel.Now()
@@ -38,12 +37,10 @@ func (e *Edge) watch(ctx context.Context) {
 	}
 }
 
-// enforce has watch look at once.
+// enforce looks at once, for an operator who waits for the effect of what he said.
 func (e *Edge) enforce() {
-	select {
-	case e.banned <- struct{}{}:
-	default: // it is about to
-	}
+	e.offload.outdate()
+	e.settle(e.wheel.Now())
 }
 
 // settle is one look.

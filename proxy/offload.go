@@ -30,7 +30,7 @@ const (
 // offload has the kernel drop what comes from banned sources, so that a flood costs
 // the process nothing: by nftables, which sees UDP and TCP, where that is permitted,
 // else by a filter on our UDP sockets. It only ever helps: what it lets through is
-// dropped here. watch alone changes it.
+// dropped here.
 type offload struct {
 	mu      sync.Mutex // guards what follows
 	version uint64     // of the Book that was followed last
@@ -108,7 +108,7 @@ func (o *offload) isCurrent(version uint64, now time.Duration) bool {
 func (o *offload) outdate() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.version = 0
+	o.version, o.next = 0, 0
 }
 
 // where says what in the kernel drops a source; empty: nothing does.

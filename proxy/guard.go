@@ -78,65 +78,68 @@ func (e *Edge) admits(_ *transport.Listener, remote netip.AddrPort) bool {
 	return s == nil || !e.guard.Banned(s.security, remote.Addr(), e.wheel.Now())
 }
 
-func packetOf(p *transport.Packet) security.Packet {
+// guardPacket notes in the scratch what the packet stage looks at. What its rules look at
+// goes by pointer, and must not be made anew for every message.
+func (w *scratch) guardPacket(p *transport.Packet) {
 	from := p.Flow.Remote().Addr()
-	return security.Packet{From: from, Source: security.SourceOf(from), Stream: p.Flow.Conn() != nil}
+	w.packet = security.Packet{From: from, Source: security.SourceOf(from), Stream: p.Flow.Conn() != nil}
+	w.verdict = security.Verdict{}
 }
 
 // guarded is the packet stage: it is passed before anything of a message is read.
-func (e *Edge) guarded(p *transport.Packet, now time.Duration) security.Verdict {
-	x := packetOf(p)
-	x.Counts = security.Counts(p.Data)
-	snap := e.snap.Load()
-	if e.guard.Bridge.Watches() && !snap.security.Trusts(x.From) {
-		e.guard.Bridge.Saw(x.From, now)
+func (e *Edge) guarded(w *scratch, p *transport.Packet, now time.Duration) bool {
+	w.guardPacket(p)
+	w.packet.Counts = security.Counts(p.Data)
+	rules := e.snap.Load().security
+	if e.guard.Bridge.Watches() && !rules.Trusts(w.packet.From) {
+		e.guard.Bridge.Saw(w.packet.From, now)
 	}
-	v := e.guard.Packet(snap.security, &x, now)
+	v := &w.verdict
+	e.guard.Packet(rules, &w.packet, v, now)
 	if v.Observed {
 		e.count.observed[v.Rule].Add(1)
 	}
-	if v.Action != security.Pass || v.Exceeded || v.Suspended {
-		e.stopPacket(p, &v)
+	if v.Action == security.Pass && !v.Exceeded && !v.Suspended {
+		return true
 	}
-	return v
+	if v.Ban != nil {
+		w.msg.Scan(p.Data, p.Flow.Proto().Reliable())
+	}
+	return e.packetJudged(w, p)
 }
 
 // stray counts a reply that matched nothing: enough of them are a flood.
-func (e *Edge) stray(p *transport.Packet) {
+func (e *Edge) stray(w *scratch, p *transport.Packet) {
 	e.count.stray.Add(1)
-	x := packetOf(p)
-	v := e.guard.Stray(e.snap.Load().security, &x, e.wheel.Now())
-	if v.Action != security.Pass || v.Exceeded {
-		e.stopPacket(p, &v)
-	}
+	w.guardPacket(p)
+	e.guard.Stray(e.snap.Load().security, &w.packet, &w.verdict, e.wheel.Now())
+	e.packetJudged(w, p)
 }
 
-// stopPacket does what the packet stage decided. A connection of a banned source has
-// no further use.
-func (e *Edge) stopPacket(p *transport.Packet, v *security.Verdict) {
-	src := p.Flow.Remote()
+// packetJudged does what the packet stage decided of the message in w, and says whether
+// it passes. A connection of a banned source has no further use.
+func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
+	v, from := &w.verdict, w.packet.From
 	if v.Suspended {
 		e.suspendedAt.Store(int64(e.wheel.Now()))
 	}
 	if v.Exceeded && v.Suspended {
-		e.log.Op().Warn().Str("gateway", src.Addr().String()).Msg(suspended)
+		e.log.Op().Warn().Str("gateway", from.String()).Msg(suspended)
 	}
 	if v.Exceeded {
-		e.log.Exceeded(&eventlog.Exceeded{IP: src.Addr(), Count: v.Count, Limit: v.Limit, Window: v.Window, Why: v.Why})
+		e.log.Exceeded(&eventlog.Exceeded{IP: from, Count: v.Count, Limit: v.Limit, Window: v.Window, Why: v.Why})
 	}
 	if v.Ban != nil {
-		w := e.scratch()
-		defer e.release(w)
-		w.msg.Scan(p.Data, p.Flow.Proto().Reliable())
-		e.logBan(src.Addr(), w.msg.Bytes(w.msg.CallID))
+		e.logBan(from, w.msg.Bytes(w.msg.CallID))
 	}
 	if v.Action == security.Pass {
-		return
+		return true
 	}
 	e.count.stopped[v.Rule].Add(1)
 	if c := p.Flow.Conn(); c != nil {
 		c.Close(errBanned)
 	}
+	return false
 }
 
 // logBan writes the line of a banned address, a bounded number a second: who can forge
@@ -170,12 +173,14 @@ func (e *Edge) protect(w *scratch, snap *snapshot, p *transport.Packet, now time
 		Msg: m, From: from, Source: security.SourceOf(from), Trusted: snap.security.Trusts(from),
 		Member: m.Method == wire.INVITE && snap.sender(m, p.Flow) != nil,
 	}
-	v := e.guard.Message(snap.security, &w.guarding, now)
+	w.verdict = security.Verdict{}
+	v := &w.verdict
+	e.guard.Message(snap.security, &w.guarding, v, now)
 	if v.Observed {
 		e.count.observed[v.Rule].Add(1)
 	}
 	if v.Rule == security.Loop {
-		e.logLoop(m, p.Flow.Remote(), &v, now)
+		e.logLoop(m, p.Flow.Remote(), v, now)
 	}
 	switch v.Action {
 	case security.Pass:

@@ -16,13 +16,12 @@ var methodINVITE = []byte("INVITE")
 func (e *Edge) Receive(p *transport.Packet) {
 	defer e.survive(p)
 	e.count.received.Add(1)
-	now := e.wheel.Now()
-	v := e.guarded(p, now)
-	if v.Action != security.Pass || security.IsSTUN(p.Data) {
-		return
-	}
 	w := e.scratch()
 	defer e.release(w)
+	now := e.wheel.Now()
+	if !e.guarded(w, p, now) || security.IsSTUN(p.Data) {
+		return
+	}
 	fault := p.Fault
 	if f := w.msg.Scan(p.Data, p.Flow.Proto().Reliable()); fault == wire.NoFault {
 		fault = f
@@ -33,13 +32,13 @@ func (e *Edge) Receive(p *transport.Packet) {
 	if e.hook != nil {
 		e.hook(&w.msg)
 	}
-	if v.Near {
+	if w.verdict.Near {
 		e.guard.Trail(security.SourceOf(p.Flow.Remote().Addr()), &w.msg, now)
 	}
 	switch {
 	case fault != wire.NoFault:
 		e.refuseFault(w, p, fault)
-	case v.Soft && w.msg.IsRequest() && !e.isRunning(w):
+	case w.verdict.Soft && w.msg.IsRequest() && !e.isRunning(w):
 		e.count.stopped[security.FailedAuthSource].Add(1)
 	case w.msg.IsRequest():
 		e.handleRequest(w, p)
@@ -77,7 +76,7 @@ func (e *Edge) panicked(r any, stack []byte, peer string) {
 func (e *Edge) refuseFault(w *scratch, p *transport.Packet, f wire.Fault) {
 	e.count.malformed.Add(1)
 	if !security.Counts(p.Data) {
-		e.stray(p)
+		e.stray(w, p)
 		return
 	}
 	if !w.msg.Replyable() || !e.errorReplies.Admit(e.wheel.Now()) {

@@ -31,7 +31,7 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 	m := &w.msg
 	branch, ok := e.key.Parse(m.Bytes(m.TopVia.Branch))
 	if !ok {
-		e.stray(p)
+		e.stray(w, p)
 		return
 	}
 	now := e.wheel.Now()
@@ -41,7 +41,7 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 	}
 	t, ok := e.table.At(branch.Slot)
 	if !ok || branch.Leg != transaction.OwnLeg && m.CSeqMethodID != wire.CANCEL && !hasLowerVia(m) {
-		e.stray(p)
+		e.stray(w, p)
 		return
 	}
 	e.count.responses.Add(1)

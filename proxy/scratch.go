@@ -21,7 +21,9 @@ type scratch struct {
 	arena []byte // bytes of queued messages that nobody stores
 	order []*backend.Backend
 
+	packet   security.Packet  // what the packet stage looks at
 	guarding security.Message // what the message stage looks at
+	verdict  security.Verdict // of either
 
 	effects dialog.Effects   // to be acted on
 	acting  dialog.Effects   // the buffers of those that are acted on

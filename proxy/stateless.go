@@ -119,12 +119,12 @@ func (e *Edge) relayStateless(w *scratch, p *transport.Packet, branch transactio
 	m := &w.msg
 	via, ok := m.NextVia(m.TopVia)
 	if !ok {
-		e.stray(p)
+		e.stray(w, p)
 		return
 	}
 	to, ok := responseAddress(m, via)
 	if !ok || e.wayBack(w, m, via, to) != branch.Slot {
-		e.stray(p)
+		e.stray(w, p)
 		return
 	}
 	proto, _ := wire.ParseProto(m.Bytes(via.Proto))

@@ -122,14 +122,13 @@ var packetStage = [...]func(*Guard, *Settings, *Packet, *Verdict, time.Duration)
 	(*Guard).flood,
 }
 
-// Packet judges a message by its source alone.
-func (g *Guard) Packet(s *Settings, p *Packet, now time.Duration) (v Verdict) {
+// Packet judges a message by its source alone. v has to be empty.
+func (g *Guard) Packet(s *Settings, p *Packet, v *Verdict, now time.Duration) {
 	for _, rule := range packetStage {
-		if rule(g, s, p, &v, now) {
-			break
+		if rule(g, s, p, v, now) {
+			return
 		}
 	}
-	return v
 }
 
 // banned drops what comes from a banned source. Whom it must not hit is asked again
@@ -212,8 +211,10 @@ func (g *Guard) crowded(s *Settings, p *Packet, n int, v *Verdict, now time.Dura
 		return
 	}
 	v.Count, v.Limit, v.Window, v.Rule = n, limit, s.c.DoSSamplingTimeUnit.D(), DoS
-	if why := s.TrustedAs(p.From); why != "" {
-		g.exceeds(p.Source, v, "is "+why, now)
+	if s.Trusts(p.From) {
+		if g.exceeds(p.Source, v, now) {
+			v.Why = "is " + s.TrustedAs(p.From)
+		}
 		return
 	}
 	known := g.isKnown(p.Source, p.From, now)
@@ -227,12 +228,12 @@ func (g *Guard) crowded(s *Settings, p *Packet, n int, v *Verdict, now time.Dura
 	}
 	switch {
 	case s.c.DoSBanEnable == config.Observe:
-		v.Observed = true
-		g.exceeds(p.Source, v, "dos_ban_enable is observe", now)
+		v.Observed, v.Why = true, "dos_ban_enable is observe"
+		g.exceeds(p.Source, v, now)
 		return
 	case g.Bridge.Suspends(p.From, now):
-		v.Suspended = true
-		g.exceeds(p.Source, v, "is this host's gateway, and all comes from there", now)
+		v.Suspended, v.Why = true, "is this host's gateway, and all comes from there"
+		g.exceeds(p.Source, v, now)
 		return
 	}
 	v.Action = Drop
@@ -255,18 +256,17 @@ func (g *Guard) ban(s *Settings, p *Packet, known bool, v *Verdict, now time.Dur
 	}
 }
 
-// exceeds notes why nobody is banned, once a minute for each source.
-func (g *Guard) exceeds(s Source, v *Verdict, why string, now time.Duration) {
-	if g.told.isNews(Key{Source: s}, now) {
-		v.Exceeded, v.Why = true, why
-	}
+// exceeds says whether it is to be told that nobody is banned: once a minute for each
+// source.
+func (g *Guard) exceeds(s Source, v *Verdict, now time.Duration) bool {
+	v.Exceeded = g.told.isNews(Key{Source: s}, now)
+	return v.Exceeded
 }
 
 // Stray counts a reply that matched nothing, which no Packet verdict did.
-func (g *Guard) Stray(s *Settings, p *Packet, now time.Duration) (v Verdict) {
+func (g *Guard) Stray(s *Settings, p *Packet, v *Verdict, now time.Duration) {
 	p.Counts = true
-	g.flood(s, p, &v, now)
-	return v
+	g.flood(s, p, v, now)
 }
 
 // isKnown says whether a source proved itself: by a password that was right in the
@@ -296,7 +296,7 @@ type Message struct {
 	Member bool
 	// Key of the user that it speaks for, where the rules had to know; see AppendUser.
 	user []byte
-	buf  [maxUser]byte
+	buf  [1 + maxUser]byte // asName, user
 }
 
 // isNew says whether the message stands outside of any dialog. What is inside is
@@ -312,15 +312,14 @@ var messageStage = [...]func(*Guard, *Settings, *Message, *Verdict, time.Duratio
 	(*Guard).loop,
 }
 
-// Message judges a new request. A Verdict that passes with Observed set tells of the
-// first rule that would have stopped it.
-func (g *Guard) Message(s *Settings, x *Message, now time.Duration) (v Verdict) {
+// Message judges a new request. v has to be empty; one that passes with Observed set
+// tells of the first rule that would have stopped it.
+func (g *Guard) Message(s *Settings, x *Message, v *Verdict, now time.Duration) {
 	for _, rule := range messageStage {
-		if rule(g, s, x, &v, now) {
-			break
+		if rule(g, s, x, v, now) {
+			return
 		}
 	}
-	return v
 }
 
 // stop is what a rule decides in its mode: it returns true when the message is not to
@@ -369,10 +368,10 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 	if _, users := g.Book.Len(); users == 0 {
 		return false
 	}
-	cr, _, _ := ReadCredentials(x.Msg)
-	x.user = AppendUser(x.buf[:0], x.Msg, cr)
+	cr, has, _ := ReadCredentials(x.Msg)
+	x.user = AppendUser(append(x.buf[:0], asName...)[1:], x.Msg, cr)
 	k, found := g.Book.User(x.user, x.Source, now)
-	if !found || g.Known.User(x.Source, x.user, now) {
+	if !found || g.Known.User(x.Source, x.user, now) || !has && g.Known.User(x.Source, x.buf[:1+len(x.user)], now) {
 		return false
 	}
 	g.Book.StrikeUser(k, now)

@@ -89,6 +89,7 @@ func provesPassword(status int) bool {
 // answer.
 type Attempt struct {
 	User   string // as AppendUser writes it; empty when it could not be told
+	Name   string // the same of From, where it is another: accounts of trunks and some PBXs have names of their own
 	Source Source
 	Method wire.Method
 	Nonce  uint64 // of Auth.Nonce

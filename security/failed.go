@@ -1,6 +1,7 @@
 package security
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
 	"time"
@@ -14,6 +15,11 @@ import (
 // back at once.
 const successCredit = 2
 
+// asName precedes a name in Known that is not the one of the credentials: it may be
+// used there in requests without any, but proves nothing of a password of its own. No
+// user begins with a space.
+const asName = " "
+
 // Attempt reads the credentials of a request that is to be judged by its answer. It
 // is nil when there are none, or when nobody counts.
 func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, now time.Duration) *Attempt {
@@ -24,9 +30,13 @@ func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, 
 	if !has || s.Trusts(from) {
 		return nil
 	}
-	var buf [maxUser]byte
+	var buf, bufName [maxUser]byte
+	user, name := AppendUser(buf[:0], m, cr), AppendUser(bufName[:0], m, Credentials{})
+	if bytes.Equal(user, name) {
+		name = nil
+	}
 	return &Attempt{
-		User: string(AppendUser(buf[:0], m, cr)), Source: SourceOf(from), Method: m.Method, Nonce: g.Auth.Nonce(cr.Nonce), Stream: stream,
+		User: string(user), Name: string(name), Source: SourceOf(from), Method: m.Method, Nonce: g.Auth.Nonce(cr.Nonce), Stream: stream,
 		UA: textOf(m.Value(wire.KindUserAgent)), CallID: textOf(m.Bytes(m.CallID)), At: now,
 	}
 }
@@ -49,6 +59,9 @@ func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes
 	case Right:
 		g.Auth.Success(at, now)
 		g.Known.Succeeded(at.Source, at.User, now)
+		if at.Name != "" {
+			g.Known.Succeeded(at.Source, asName+at.Name, now)
+		}
 		g.Rates.Credit(at.Source, successCredit)
 	case Wrong:
 		return g.failed(s, at, status, now)

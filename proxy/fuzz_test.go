@@ -78,27 +78,32 @@ func FuzzReceive(f *testing.F) {
 		if n := l.e.count.panics.Swap(0); n != 0 {
 			t.Errorf("%d panics: %s", n, strings.Join(l.lines("panic"), ""))
 		}
-		for _, c := range l.e.Calls(CallFilter{}) {
-			l.e.EndCall(c.ID)
-		}
-		l.e.table.All(func(x transactor) bool {
-			if own, ok := x.(*ownRequest); ok { // a BYE
-				w := l.e.scratch()
-				own.sendFailed(w, 0)
-				w.flush()
-				l.e.release(w)
-				return true
-			}
-			c := x.(*responseContext)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if !c.done { // a look-up may have ended it
-				c.forgetLocked()
-			}
-			return true
-		})
+		endAll(l)
 		if n := l.e.Counters(); n.Transactions != 0 || n.Active != 0 || l.strayTimers() != 0 {
 			t.Fatalf("left over: %+v", n)
 		}
+	})
+}
+
+// endAll ends what runs, so that the next input finds nothing.
+func endAll(l *lab) {
+	for _, c := range l.e.Calls(CallFilter{}) {
+		l.e.EndCall(c.ID)
+	}
+	l.e.table.All(func(x transactor) bool {
+		if own, ok := x.(*ownRequest); ok { // a BYE
+			w := l.e.scratch()
+			own.sendFailed(w, 0)
+			w.flush()
+			l.e.release(w)
+			return true
+		}
+		c := x.(*responseContext)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.done { // a look-up may have ended it
+			c.forgetLocked()
+		}
+		return true
 	})
 }

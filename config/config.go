@@ -212,7 +212,7 @@ type Security struct {
 	LoopEnable               Mode            `yaml:"loop_enable" doc:"Answer new calls with 482 that go from one user to another too often. observe: log them, let them pass."`
 	LoopFromToPerSecond      int             `yaml:"loop_from_to_per_second" doc:"New calls with the same From and To inside any second; the next one is refused. Repetitions, forks and the retry with credentials count once." min:"1" max:"1000"`
 	LoopKey                  string          `yaml:"loop_key" doc:"What makes two calls the same. user: the user parts of From and To; uri: user and host." one:"user|uri"`
-	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users that may be called as often as they like, such as a voicemail number; one that ends in * is a prefix." zero:"nobody"`
+	LoopExempt               []string        `yaml:"loop_exempt" doc:"Users of From or To whose calls are no loops however many there are, such as a voicemail number, or callers who hide theirs; one that ends in * is a prefix." zero:"nobody"`
 	SanityEnable             Mode            `yaml:"sanity_enable" doc:"Refuse messages with broken or absurd header fields before the PBX reads them. observe: log them, let them pass."`
 	BlockUserAgents          BlockUserAgents `yaml:"block_useragents" doc:"Requests of scanners, known by their User-Agent or their From and To."`
 	OptionsFromUnknown       string          `yaml:"options_from_unknown" doc:"An OPTIONS to this edge from a source without a registration or call: answer, or say nothing so that scanners find nothing." one:"answer|drop"`
@@ -303,7 +303,7 @@ func Default() *Config {
 			DoSBanEnable:  Enforce, DoSBanTime: 3600 * second, DoSReqsDensityPerUnit: 50, DoSSamplingTimeUnit: 2 * second, DoSKnownFactor: 10, DoSNewSourcesPerSecond: 1000,
 			FailedAuthBanEnable: Enforce, FailedAuthAttempts: 3, FailedAuthBanTime: 3600 * second, FailedAuthBanKey: "user",
 			FailedAuthBanReply: "403", FailedAuthSourceAttempts: 20, EnumerationUsers: 5,
-			LoopEnable: Enforce, LoopFromToPerSecond: 3, LoopKey: "user", SanityEnable: Enforce,
+			LoopEnable: Enforce, LoopFromToPerSecond: 3, LoopKey: "user", LoopExempt: []string{"anonymous"}, SanityEnable: Enforce,
 			BlockUserAgents:    BlockUserAgents{Enable: Enforce, Action: "drop", Mode: "blacklist"},
 			OptionsFromUnknown: "answer", StripHeaders: []string{"X-AUTH-IP", "X-AUTH-PORT"}, KernelOffload: "auto",
 		},

@@ -119,7 +119,7 @@ pools:
 		{"security", base + "security: { dos_ban_enable: observe, trusted: [192.0.2.1], block_useragents: { ua_patterns: [x] } }\n" +
 			"limits: { max_sources: 1000, max_bans: 100 }\n",
 			[]string{"security.trusted", "security.dos_ban_enable", "security.block_useragents.ua_patterns"}, []string{"limits.max_sources", "limits.max_bans"}},
-		{"a default that is written", base + "security: { dos_ban_enable: enforce, loop_exempt: [] }\n", nil, nil},
+		{"a default that is written", base + "security: { dos_ban_enable: enforce, loop_exempt: [anonymous] }\n", nil, nil},
 		{"what has no effect", base + "limits: { max_bindings: 1000 }\n", nil, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -34,6 +34,7 @@ type Guard struct {
 	Bridge *Bridge
 
 	calls     func(netip.Addr) int
+	inside    func(*wire.Msg) bool
 	newcomers newcomers
 	trails    trails
 	told      told
@@ -44,6 +45,7 @@ type Guard struct {
 type Options struct {
 	MaxSources, MaxBans int
 	Calls               func(netip.Addr) int // answered calls of an address; asked rarely
+	Inside              func(*wire.Msg) bool // a request with a To tag belongs to a dialog that runs; asked rarely
 	Gateways            []netip.Addr         // see Bridge
 }
 
@@ -51,7 +53,7 @@ type Options struct {
 func NewGuard(o Options) *Guard {
 	g := &Guard{
 		Rates: NewRates(o.MaxSources), Book: NewBook(o.MaxBans), Known: NewKnown(knownSources), Auth: NewAuth(authEntries),
-		Loops: NewLoops(loopKeys), Bridge: NewBridge(o.Gateways), calls: o.Calls,
+		Loops: NewLoops(loopKeys), Bridge: NewBridge(o.Gateways), calls: o.Calls, inside: o.Inside,
 	}
 	g.trails.of = newRecent[Source, trail](trailSources)
 	g.told.until = newRecent[Key, time.Duration](toldKeys)
@@ -299,9 +301,14 @@ type Message struct {
 	buf  [1 + maxUser]byte // asName, user
 }
 
-// isNew says whether the message stands outside of any dialog. What is inside is
-// never stopped here: anybody may write a To tag, but only our dialogs lead on.
-func (x *Message) isNew() bool { return x.Msg.To.Tag.Empty() }
+// hasTag says whether the message claims to be part of a dialog, as anybody may.
+func (x *Message) hasTag() bool { return !x.Msg.To.Tag.Empty() }
+
+// isInside says whether a message is part of a dialog that runs: nothing of it is
+// stopped. Registrations never are.
+func (g *Guard) isInside(m *wire.Msg) bool {
+	return !m.To.Tag.Empty() && m.Method != wire.REGISTER && g.inside(m)
+}
 
 // messageStage looks at a new request that is no retransmission, no ACK and no CANCEL,
 // the cheapest rule first.
@@ -337,10 +344,10 @@ func (v *Verdict) stop(r Rule, mode config.Mode, a Action, status int, reason st
 
 func (g *Guard) scanner(s *Settings, x *Message, v *Verdict, _ time.Duration) bool {
 	b := &s.c.BlockUserAgents
-	if b.Enable == config.Off || x.Trusted || !x.isNew() {
+	if b.Enable == config.Off || x.Trusted {
 		return false
 	}
-	if _, found := s.signatures.Match(x.Msg); !found {
+	if _, found := s.signatures.Match(x.Msg); !found || g.isInside(x.Msg) {
 		return false
 	}
 	if b.Action == "reject" {
@@ -362,7 +369,7 @@ func (g *Guard) sanity(s *Settings, x *Message, v *Verdict, _ time.Duration) boo
 // bannedUser refuses who failed too often, unless the source proved for that very user
 // that it knows the password: else anybody could lock a victim out.
 func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duration) bool {
-	if s.c.FailedAuthBanEnable == config.Off || x.Trusted || !x.isNew() {
+	if s.c.FailedAuthBanEnable == config.Off || x.Trusted {
 		return false
 	}
 	if _, users := g.Book.Len(); users == 0 {
@@ -371,7 +378,7 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 	cr, has, _ := ReadCredentials(x.Msg)
 	x.user = AppendUser(append(x.buf[:0], asName...)[1:], x.Msg, cr)
 	k, found := g.Book.User(x.user, x.Source, now)
-	if !found || g.Known.User(x.Source, x.user, now) || !has && g.Known.User(x.Source, x.buf[:1+len(x.user)], now) {
+	if !found || g.Known.User(x.Source, x.user, now) || !has && g.Known.User(x.Source, x.buf[:1+len(x.user)], now) || g.isInside(x.Msg) {
 		return false
 	}
 	g.Book.StrikeUser(k, now)
@@ -386,7 +393,7 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 // which differ in their Request-URI; a loop through it does not.
 func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) bool {
 	m := x.Msg
-	if m.Method != wire.INVITE || s.c.LoopEnable == config.Off || !x.isNew() {
+	if m.Method != wire.INVITE || s.c.LoopEnable == config.Off || x.hasTag() {
 		return false
 	}
 	from, to := m.Bytes(m.From.URI), m.Bytes(m.To.URI)
@@ -412,7 +419,7 @@ func (g *Guard) loopKey(s *Settings, m *wire.Msg, from, to []byte, isMember bool
 	if !okF || !okT {
 		return g.Loops.Key(from, to, target), true
 	}
-	if s.isExempt(t.User) {
+	if s.isExempt(f.User) || s.isExempt(t.User) {
 		return 0, false
 	}
 	if s.c.LoopKey == "uri" {

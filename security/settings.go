@@ -143,7 +143,7 @@ func (s *Settings) BanTime(r Rule, isUser bool) time.Duration {
 	return s.c.DoSBanTime.D()
 }
 
-// isExempt says whether calls to a user are no loops however many there are.
+// isExempt says whether calls from or to a user are no loops however many there are.
 func (s *Settings) isExempt(user []byte) bool {
 	if s.exempt[string(user)] {
 		return true

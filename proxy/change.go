@@ -63,13 +63,16 @@ func digitsAt(m *wire.Msg, v wire.Span) wire.Span {
 	return wire.Span{Start: v.Start, End: end}
 }
 
-// relayed appends the response in w.msg without our Via (16.7 step 3), as it goes to
-// up: with the CSeq number that the request came with, and with a session timer for
-// a requester whose peer knows none (RFC 4028 8.2).
+// relayed appends the response in w.msg without our Via (16.7 step 3) and the headers
+// of w.strip, as it goes to up: with the CSeq number that the request came with, and
+// with a session timer for a requester whose peer knows none (RFC 4028 8.2).
 func (w *scratch) relayed(dst []byte, up transport.Flow, cseq, insertSE uint32) []byte {
 	m, ed := &w.msg, &w.edit
 	ed.Reset(m)
 	ed.DeleteTopVia()
+	for _, name := range w.strip {
+		ed.DeleteNamed(name)
+	}
 	if cseq != m.CSeq {
 		ed.End(appendUint(ed.Begin(cseqNumber(m)), uint64(cseq)))
 	}

@@ -35,6 +35,7 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 		return
 	}
 	now := e.wheel.Now()
+	w.strip = e.snap.Load().notToWrite(m, p.Flow)
 	if branch.Leg == transaction.StatelessLeg {
 		e.relayStateless(w, p, branch)
 		return

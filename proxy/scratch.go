@@ -24,6 +24,7 @@ type scratch struct {
 	packet   security.Packet  // what the packet stage looks at
 	guarding security.Message // what the message stage looks at
 	verdict  security.Verdict // of either
+	strip    []string         // headers that the sender of the response in msg may not write
 
 	effects dialog.Effects   // to be acted on
 	acting  dialog.Effects   // the buffers of those that are acted on

@@ -152,6 +152,15 @@ func (w *scratch) spliceIdentity(snap *snapshot, m *wire.Msg, r *route, arrival 
 	}
 }
 
+// notToWrite are the headers that the sender of a message may not write: none for a
+// backend.
+func (s *snapshot) notToWrite(m *wire.Msg, from transport.Flow) []string {
+	if len(s.identity) == 0 || s.sender(m, from) != nil {
+		return nil
+	}
+	return s.identity
+}
+
 // spliceLength says how long the body is where a datagram did not have to: on a
 // stream the next message begins after it (18.3, 20.14).
 func (w *scratch) spliceLength(m *wire.Msg, to transport.Flow) {

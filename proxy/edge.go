@@ -124,7 +124,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,
 		Own: func(user []byte) (dialog.ID, bool) { t, ok := e.tokens.parse(user); return t.call, ok },
 	})
-	e.guard = newGuard(c, e.dialogs.CallsOf)
+	e.guard = newGuard(c, e.dialogs.CallsOf, e.isInside)
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{
 		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned,

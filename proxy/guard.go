@@ -24,11 +24,11 @@ const (
 var errBanned = errors.New("source is banned")
 
 // newGuard makes the tables of the protections.
-func newGuard(c *config.Config, calls func(netip.Addr) int) *security.Guard {
+func newGuard(c *config.Config, calls func(netip.Addr) int, inside func(*wire.Msg) bool) *security.Guard {
 	routes4, _ := os.ReadFile("/proc/net/route") // a host without them has no gateway to be spared
 	routes6, _ := os.ReadFile("/proc/net/ipv6_route")
 	return security.NewGuard(security.Options{
-		MaxSources: c.Limits.MaxSources, MaxBans: c.Limits.MaxBans, Calls: calls,
+		MaxSources: c.Limits.MaxSources, MaxBans: c.Limits.MaxBans, Calls: calls, Inside: inside,
 		Gateways: security.DefaultGateways(routes4, routes6),
 	})
 }
@@ -163,6 +163,37 @@ func (e *Edge) isRunning(w *scratch) bool {
 		}
 	}
 	return !m.To.Tag.Empty() && e.dialogs.Find(0, m, true).Known()
+}
+
+// isInside says whether a request with a To tag belongs to a dialog that came through
+// here: one that we know, or one whose Route is ours. A BYE takes nobody anywhere.
+func (e *Edge) isInside(m *wire.Msg) bool {
+	if m.Method == wire.BYE || e.dialogs.Find(0, m, true).Known() || e.isOwnToken(m.Bytes(m.RURI)) {
+		return true
+	}
+	if m.First(wire.KindRoute) < 0 {
+		return false
+	}
+	it := m.Values(wire.KindRoute)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return false
+		}
+		if uri, _, ok := wire.NameAddrURI(m.Bytes(v.Span)); ok && e.isOwnToken(uri) {
+			return true
+		}
+	}
+}
+
+// isOwnToken says whether a URI carries a token that only we can have written.
+func (e *Edge) isOwnToken(uri []byte) bool {
+	u, ok := wire.ParseURI(uri)
+	if !ok || !u.HasUser {
+		return false
+	}
+	_, ok = e.tokens.parse(u.User)
+	return ok
 }
 
 // protect is the message stage for a new request. It is false when the request ends

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -506,5 +507,197 @@ func TestVictimIsNotLockedOut(t *testing.T) {
 			u.refused("REGISTER", true)
 			u.refused("INVITE", true)
 		})
+	})
+}
+
+// phoneFails has the address of the phone be banned for wrong passwords: by the rule of
+// sources, so that user 1000 is not.
+func (l *lab) phoneFails() *user {
+	l.Helper()
+	for i := range 50 { // 5 of who has no call
+		l.phone.user(fmt.Sprint("20", i)).registers(401)
+		pass(100 * time.Millisecond)
+		if b, ok := l.e.Ban("127.0.0.9"); ok {
+			if b.Rule != "enumeration" || b.Hard {
+				l.Errorf("%+v", b)
+			}
+			l.clearLog()
+			return l.phone.user("1000")
+		}
+	}
+	l.Fatal("it is not banned")
+	return nil
+}
+
+// A call goes on and ends properly though its address was just banned for wrong
+// passwords; nothing else of that address passes. When it is over, nothing does.
+func TestRunningCallOutlivesTheBanOfItsAddress(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		l.settles()
+		c := l.talks("", "")
+		u := l.phoneFails()
+		pass(10 * time.Minute) // whatever settles has settled
+		l.skipAll()
+		l.stops(l.phone, 1)
+		for _, method := range []string{"REGISTER", "INVITE", "SUBSCRIBE", "MESSAGE"} {
+			u.sends(u.request(method, ""))
+			u.nothing()
+			l.pbx[0].nothing()
+		}
+		forged := c.text(sideA, "BYE", 9, "", "", "sip:bob@"+l.pbx[0].addr.String(), routeOf(c.ok), "other") // of no dialog
+		l.phone.sends(forged)
+		l.phone.nothing()
+		l.pbx[0].nothing()
+		c.asks(sideA, "INFO", "", "", 200, "")
+		c.asks(sideB, "INFO", "", "", 200, "")
+		c.next(sideA, "INVITE", "", sdpA)
+		l.phone.get("100 INVITE")
+		again := l.pbx[0].get("INVITE")
+		l.pbx[0].sends(c.reply(again, 200, "Contact: <sip:bob@"+l.pbx[0].addr.String()+">\n", sdpB))
+		l.phone.get("200 INVITE")
+		c.acks()
+		c.asks(sideA, "BYE", "", "", 200, "")
+		if b, ok := l.e.Ban("127.0.0.9"); !ok || b.Hard {
+			t.Errorf("%+v", b)
+		}
+		pass(2 * time.Second)
+		if b, ok := l.e.Ban("127.0.0.9"); !ok || !b.Hard {
+			t.Errorf("%+v", b)
+		}
+		l.stops(l.phone, 2)
+		c.gone()
+	})
+}
+
+func (l *lab) skipAll() {
+	l.phone.skip()
+	for _, p := range l.pbx {
+		p.skip()
+	}
+}
+
+// What was begun before the ban can be ended: a call that rings is cancelled or
+// answered and acknowledged, minutes later.
+func TestRingingCallOutlivesTheBanOfItsAddress(t *testing.T) {
+	ring := func(t *testing.T, f func(l *lab, c *talk)) {
+		underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+			l.settles()
+			c := l.rings("")
+			l.pbx[0].sends(c.reply(c.invite, 180, "", ""))
+			l.phone.get("180 INVITE")
+			l.phoneFails()
+			pass(2 * time.Minute)
+			l.skipAll()
+			f(l, c)
+			l.stops(l.phone, 1)
+			pass(4 * time.Minute)
+			if b, ok := l.e.Ban("127.0.0.9"); !ok || !b.Hard {
+				t.Errorf("%+v", b)
+			}
+			l.stops(l.phone, 2)
+		})
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		ring(t, func(l *lab, c *talk) {
+			l.phone.sends(strings.NewReplacer("INVITE sip", "CANCEL sip", "1 INVITE", "1 CANCEL").Replace(headOf(c.first)))
+			l.phone.get("200 CANCEL")
+			l.pbx[0].get("CANCEL")
+			l.pbx[0].sends(c.reply(c.invite, 487, "", ""))
+			l.pbx[0].get("ACK")
+			l.phone.get("487 INVITE")
+			l.phone.sends(strings.NewReplacer("INVITE sip", "ACK sip", "1 INVITE", "1 ACK").Replace(headOf(c.first)))
+			pass(40 * time.Second)
+			l.phone.nothing() // it was acknowledged
+		})
+	})
+	t.Run("answered", func(t *testing.T) {
+		ring(t, func(l *lab, c *talk) {
+			c.answers("")
+			c.acks()
+			c.asks(sideA, "BYE", "", "", 200, "")
+		})
+	})
+	t.Run("called", func(t *testing.T) {
+		underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+			l.settles()
+			c := l.pbx[0].call()
+			c.uri = "sip:alice@" + l.phone.addr.String()
+			c.sends("INVITE")
+			l.pbx[0].get("100 INVITE")
+			inv := l.phone.get("INVITE")
+			l.phone.answers(inv, 180, "b")
+			l.pbx[0].get("180 INVITE")
+			l.phoneFails()
+			pass(2 * time.Minute)
+			l.phone.answers(inv, 200, "b", "Contact: <sip:alice@"+l.phone.addr.String()+">\r\n")
+			l.pbx[0].get("200 INVITE")
+		})
+	})
+}
+
+// headOf is a request without its body.
+func headOf(text string) string {
+	head, _, _ := strings.Cut(text, "\r\n\r\n")
+	return regexp.MustCompile(`Content-(Type|Length): .*\r\n`).ReplaceAllString(head+"\r\n", "") + "Content-Length: 0\r\n\r\n"
+}
+
+// A source whose calls go on gets no more messages for it than anybody who is known.
+func TestBannedSourceWithACallCannotFlood(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		l.talks("", "")
+		l.phoneFails()
+		pass(10 * time.Second)
+		for i := range 500 {
+			l.phone.sends(l.options(l.phone, i))
+		}
+		if b, _ := l.e.Ban("127.0.0.9"); b.Hard {
+			t.Errorf("%+v", b)
+		}
+		l.phone.sends(l.options(l.phone, 501))
+		if b, _ := l.e.Ban("127.0.0.9"); !b.Hard {
+			t.Errorf("%+v", b)
+		}
+		l.alarms() // it is banned already
+	})
+}
+
+// A user's ban stops new requests of his alone: his call goes on, ends and can be cancelled.
+func TestRunningCallOutlivesTheBanOfItsUser(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		c := l.talks("", "") // of alice@example.org
+		ring := l.phone.call()
+		ring.more = "Require: x\n" // another call of the same user
+		ring.sends("INVITE")
+		l.phone.get("100 INVITE")
+		inv := l.pbx[0].get("INVITE")
+		l.pbx[0].answers(inv, 180, "b")
+		l.phone.get("180 INVITE")
+		u := l.newPeerAt("X", "127.0.0.10:0").user("alice")
+		u.domain = "example.org"
+		u.challenged("REGISTER")
+		for range 3 {
+			u.tries(401)
+		}
+		u.refused("REGISTER", false)
+		again := l.phone.user("alice")
+		again.domain = "example.org"
+		again.refused("INVITE", false)
+		c.asks(sideA, "INFO", "", "", 200, "")
+		c.asks(sideA, "UPDATE", "", "", 200, "")
+		c.asks(sideB, "INFO", "", "", 200, "")
+		ring.sends("CANCEL")
+		l.phone.get("200 CANCEL")
+		l.pbx[0].get("CANCEL")
+		l.pbx[0].answers(inv, 487, "b")
+		l.pbx[0].get("ACK")
+		l.phone.get("487 INVITE")
+		ring.sends("ACK")
+		c.next(sideA, "INVITE", "", sdpA)
+		l.phone.get("100 INVITE")
+		re := l.pbx[0].get("INVITE")
+		l.pbx[0].sends(c.reply(re, 200, "Contact: <sip:bob@"+l.pbx[0].addr.String()+">\n", sdpB))
+		l.phone.get("200 INVITE")
+		c.acks()
+		c.asks(sideA, "BYE", "", "", 200, "")
 	})
 }

@@ -40,6 +40,7 @@ func (e *Edge) Receive(p *transport.Packet) {
 		e.refuseFault(w, p, fault)
 	case w.verdict.Soft && w.msg.IsRequest() && !e.isRunning(w):
 		e.count.stopped[security.FailedAuthSource].Add(1)
+		e.guard.Book.Strike(w.packet.Source, now)
 	case w.msg.IsRequest():
 		e.handleRequest(w, p)
 	default:

@@ -18,6 +18,7 @@ type talk struct {
 	invite *wire.Msg // the INVITE as the callee got it
 	cseq   [2]int    // last number that each side used
 	branch int
+	first  string // the INVITE as the caller sent it
 	last   string // message that text or reply wrote last
 
 	answeredAt time.Duration // on the wheel's clock
@@ -55,6 +56,7 @@ func (l *lab) rings(caller string) *talk {
 	callNumber++
 	t := &talk{lab: l, id: fmt.Sprintf("talk-%d", callNumber), a: l.phone, b: l.pbx[0], cseq: [2]int{1, 0}}
 	t.a.sends(t.text(sideA, "INVITE", 1, caller+"Contact: <sip:alice@"+t.a.addr.String()+">\n", sdpA, "sip:bob@example.org", "", ""))
+	t.first = t.last
 	t.a.get("100 INVITE")
 	t.invite = t.b.get("INVITE")
 	return t

@@ -89,10 +89,14 @@ func (g *Guard) failed(s *Settings, at *Attempt, status int, now time.Duration) 
 		}
 	}
 	if v.Source != nil && s.c.FailedAuthBanEnable == config.Enforce {
-		g.soft.add(at.Source)
+		g.soft.add(at.Source, now)
 	}
 	return v
 }
+
+// softFor is how long a ban leaves running calls alone though none is answered: one
+// may ring, which ends by timer C (RFC 3261 16.6 step 11).
+const softFor = 3 * time.Minute
 
 // softBans are the sources whose bans leave their running calls alone.
 type softBans struct {
@@ -115,10 +119,10 @@ func (g *Guard) Settle(now time.Duration) {
 	g.Book.Expire(now)
 	g.soft.mu.Lock()
 	defer g.soft.mu.Unlock()
-	for s := range g.soft.of {
+	for s, since := range g.soft.of {
 		switch {
 		case g.Book.Source(s, now) != Soft:
-		case g.calls(s.Prefix().Addr()) > 0:
+		case now-since < softFor || g.calls(s.Prefix().Addr()) > 0:
 			continue
 		default:
 			g.Book.SetHard(s, true, now)
@@ -134,7 +138,7 @@ func (g *Guard) Ban(x Ban, now time.Duration) bool {
 		return false
 	}
 	if x.Source != 0 && x.User == "" && !x.Hard {
-		g.soft.add(x.Source)
+		g.soft.add(x.Source, now)
 	}
 	return true
 }

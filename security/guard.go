@@ -142,7 +142,7 @@ func (g *Guard) banned(s *Settings, p *Packet, v *Verdict, now time.Duration) bo
 	}
 	if grade == Soft {
 		v.Soft = true
-		return true
+		return false // it may not flood either
 	}
 	g.Book.Strike(p.Source, now)
 	v.Action = Drop
@@ -255,6 +255,8 @@ func (g *Guard) ban(s *Settings, p *Packet, known bool, v *Verdict, now time.Dur
 	}
 	if g.Book.Add(x, now) {
 		v.Ban = &x
+	} else if v.Soft {
+		g.Book.SetHard(p.Source, true, now)
 	}
 }
 

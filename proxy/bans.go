@@ -188,7 +188,7 @@ func (e *Edge) Explain(key string) (Explanation, error) {
 		return Explanation{}, err
 	}
 	x := Explanation{Key: k.String(), Kind: "ip", Verdict: "passes", Rules: []RuleReading{}, Change: []string{}}
-	if b, ok := e.guard.Book.Get(k, e.wheel.Now()); ok {
+	if b, ok := e.banOn(k); ok {
 		info := e.banInfo(&b)
 		x.Ban = &info
 	}
@@ -204,6 +204,17 @@ func (e *Edge) Explain(key string) (Explanation, error) {
 	}
 	e.explainSource(&x, k, at)
 	return x, nil
+}
+
+// banOn finds the ban that a key falls under. A user at a source may be banned as such, or wherever he is.
+func (e *Edge) banOn(k security.Key) (b security.Ban, ok bool) {
+	now := e.wheel.Now()
+	if k.User != "" && k.Source != 0 {
+		if at, found := e.guard.Book.User([]byte(k.User), k.Source, now); found {
+			k = at
+		}
+	}
+	return e.guard.Book.Get(k, now)
 }
 
 func (e *Edge) explainSource(x *Explanation, k security.Key, at netip.Addr) {
@@ -255,7 +266,11 @@ func (e *Edge) explainSource(x *Explanation, k security.Key, at netip.Addr) {
 func (e *Edge) explainUser(x *Explanation, k security.Key) {
 	g, s, now := e.guard, e.snap.Load().security, e.wheel.Now()
 	c := s.Config()
-	r := g.Auth.Read(k, s.AuthLimits(), now)
+	counted := k
+	if c.FailedAuthBanKey == "user" {
+		counted.Source = 0 // wherever it happened
+	}
+	r := g.Auth.Read(counted, s.AuthLimits(), now)
 	e.addRule(x, s, security.FailedAuth, r.InARow, c.FailedAuthAttempts, 0,
 		fmt.Sprintf("%d of %d wrong passwords in a row", r.InARow, c.FailedAuthAttempts))
 	if k.Source != 0 {
@@ -271,7 +286,7 @@ func (e *Edge) explainUser(x *Explanation, k security.Key) {
 		x.Verdict = "refused"
 		x.Why = "banned by the rule " + x.Ban.Rule + " until " + x.Ban.Until.Format(time.DateTime) +
 			"; passes: running calls, and sources that knew the password within the last hour"
-		x.Change = append(x.Change, "sipward bans del "+x.Key, "a correct password from another source does not lift it; failed_auth_ban_key: user_source bans per source")
+		x.Change = append(x.Change, "sipward bans del "+x.Ban.Key, "a correct password from another source does not lift it; failed_auth_ban_key: user_source bans per source")
 	case r.InARow > 0:
 		x.Why = "a correct password sets the count to 0"
 		x.Change = append(x.Change, "sipward bans add "+x.Key)

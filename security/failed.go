@@ -101,16 +101,16 @@ const softFor = 3 * time.Minute
 // softBans are the sources whose bans leave their running calls alone.
 type softBans struct {
 	mu sync.Mutex
-	of map[Source]struct{} // as many as the Book has
+	of map[Source]time.Duration // since when; as many as the Book has
 }
 
-func (b *softBans) add(s Source) {
+func (b *softBans) add(s Source, now time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.of == nil {
-		b.of = map[Source]struct{}{}
+		b.of = map[Source]time.Duration{}
 	}
-	b.of[s] = struct{}{}
+	b.of[s] = now
 }
 
 // Settle makes bans hard whose source has no call any more, and lets go of what is

@@ -153,7 +153,7 @@ func (e *Edge) logBan(a netip.Addr, callID []byte) {
 }
 
 // isRunning says whether a message belongs to what runs already: an ACK or CANCEL
-// whose INVITE we know, or a request in a dialog of ours.
+// whose INVITE we know, or a request in a dialog of ours; a REGISTER never is one.
 func (e *Edge) isRunning(w *scratch) bool {
 	m := &w.msg
 	if m.Method == wire.CANCEL || m.Method == wire.ACK {
@@ -162,7 +162,7 @@ func (e *Edge) isRunning(w *scratch) bool {
 			return true
 		}
 	}
-	return !m.To.Tag.Empty() && e.dialogs.Find(0, m, true).Known()
+	return !m.To.Tag.Empty() && m.Method != wire.REGISTER && e.dialogs.Find(0, m, true).Known()
 }
 
 // isInside says whether a request with a To tag belongs to a dialog that came through

@@ -50,6 +50,25 @@ func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 	return c, has, true
 }
 
+// eachCredentials calls f for every Digest line of a request that answers a challenge,
+// until f returns false. A line that has no single reading counts with what was read of
+// it: nobody knows what its reader takes.
+func eachCredentials(m *wire.Msg, f func(Credentials) bool) {
+	for i := range m.Headers {
+		h := &m.Headers[i]
+		if h.Kind != wire.KindAuthorization && h.Kind != wire.KindProxyAuthorization {
+			continue
+		}
+		rest, digest := cutDigest(m.Bytes(h.Value))
+		if !digest {
+			continue
+		}
+		if c, response, ok := readDigest(rest); (!ok || len(response) > 0) && !f(c) {
+			return
+		}
+	}
+}
+
 // readDigest reads the parameters of one line of credentials.
 func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
 	for pos := 0; ; {

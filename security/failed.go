@@ -26,7 +26,7 @@ func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, 
 	if s.c.FailedAuthBanEnable == config.Off {
 		return nil
 	}
-	cr, has, _ := ReadCredentials(m)
+	cr, has := g.credentials(m, SourceOf(from), now)
 	if !has || s.Trusts(from) {
 		return nil
 	}
@@ -39,6 +39,29 @@ func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, 
 		User: string(user), Name: string(name), Source: SourceOf(from), Method: m.Method, Nonce: g.Auth.Nonce(cr.Nonce), Stream: stream,
 		UA: textOf(m.Value(wire.KindUserAgent)), CallID: textOf(m.Bytes(m.CallID)), At: now,
 	}
+}
+
+// credentials are those that the answer to a request will be about. Of several lines a
+// backend reads that of its realm, which an attacker can put behind others; it is told by
+// a nonce that was given to this source. Without such a one the first line is taken.
+func (g *Guard) credentials(m *wire.Msg, src Source, now time.Duration) (c Credentials, has bool) {
+	given := func(x Credentials) bool {
+		return g.Auth.Answered(&Attempt{Source: src, Method: m.Method, Nonce: g.Auth.Nonce(x.Nonce)}, now)
+	}
+	eachCredentials(m, func(x Credentials) bool {
+		switch {
+		case !has:
+			c, has = x, true
+			return true
+		case given(c):
+			return false
+		case given(x):
+			c = x
+			return false
+		}
+		return true
+	})
+	return c, has
 }
 
 // Challenge notes a 401 or 407 of a backend that is passed to a source, before it is

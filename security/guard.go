@@ -377,10 +377,8 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 	if _, users := g.Book.Len(); users == 0 {
 		return false
 	}
-	cr, has, _ := ReadCredentials(x.Msg)
-	x.user = AppendUser(append(x.buf[:0], asName...)[1:], x.Msg, cr)
-	k, found := g.Book.User(x.user, x.Source, now)
-	if !found || g.Known.User(x.Source, x.user, now) || !has && g.Known.User(x.Source, x.buf[:1+len(x.user)], now) || g.isInside(x.Msg) {
+	k, found := g.bannedKey(x, now)
+	if !found || g.isInside(x.Msg) {
 		return false
 	}
 	g.Book.StrikeUser(k, now)
@@ -388,6 +386,28 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 		return v.stop(FailedAuth, s.c.FailedAuthBanEnable, Drop, 0, "")
 	}
 	return v.stop(FailedAuth, s.c.FailedAuthBanEnable, Refuse, 403, "Try again later")
+}
+
+// bannedKey is the ban of a user that a message speaks for: of anyone whose credentials
+// it has, for which of them a backend reads is not known here, else of the one in From.
+func (g *Guard) bannedKey(x *Message, now time.Duration) (k Key, found bool) {
+	has := false
+	eachCredentials(x.Msg, func(c Credentials) bool {
+		has = true
+		k, found = g.banOf(x, c, now)
+		found = found && !g.Known.User(x.Source, x.user, now)
+		return !found
+	})
+	if !has {
+		k, found = g.banOf(x, Credentials{}, now)
+		found = found && !g.Known.User(x.Source, x.user, now) && !g.Known.User(x.Source, x.buf[:1+len(x.user)], now)
+	}
+	return k, found
+}
+
+func (g *Guard) banOf(x *Message, c Credentials, now time.Duration) (Key, bool) {
+	x.user = AppendUser(append(x.buf[:0], asName...)[1:], x.Msg, c)
+	return g.Book.User(x.user, x.Source, now)
 }
 
 // loop counts a new call. Those of trusted sources count too: loops come from

@@ -66,7 +66,8 @@ type Edge struct {
 	noteLines    *backend.Rate
 	banLines     *backend.Rate
 	loopLines    *backend.Rate
-	suspendedAt  atomic.Int64 // when a ban was last held back, 0 = never
+	banned       chan struct{} // wakes watch
+	suspendedAt  atomic.Int64  // when a ban was last held back, 0 = never
 	offload      offload
 	probePace    atomic.Pointer[timers.Pace] // of probe_rate_max
 	probes       probeCounts
@@ -118,7 +119,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
 		noteLines: backend.NewRate(noteLinesPerSecond), banLines: backend.NewRate(banLinesPerSecond), loopLines: backend.NewRate(loopLinesPerSecond),
-		idle: make(chan struct{}), maxMessage: c.Limits.MaxMessage,
+		idle: make(chan struct{}), banned: make(chan struct{}, 1), maxMessage: c.Limits.MaxMessage,
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,

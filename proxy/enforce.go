@@ -27,6 +27,7 @@ func (e *Edge) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-e.banned:
 		}
 		now := e.wheel.Now()
 		e.settle(now)

@@ -131,6 +131,10 @@ func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
 	}
 	if v.Ban != nil {
 		e.logBan(from, w.msg.Bytes(w.msg.CallID))
+		select { // until the kernel knows, a flood fills the socket's buffer
+		case e.banned <- struct{}{}:
+		default: // watch is about to look
+		}
 	}
 	if v.Action == security.Pass {
 		return true

@@ -123,10 +123,11 @@ func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
 	if v.Suspended {
 		e.suspendedAt.Store(int64(e.wheel.Now()))
 	}
-	if v.Exceeded && v.Suspended {
+	isTold := v.Exceeded && e.banLines.Admit(e.wheel.Now())
+	if isTold && v.Suspended {
 		e.log.Op().Warn().Str("gateway", from.String()).Msg(suspended)
 	}
-	if v.Exceeded {
+	if isTold {
 		e.log.Exceeded(&eventlog.Exceeded{IP: from, Count: v.Count, Limit: v.Limit, Window: v.Window, Why: v.Why})
 	}
 	if v.Ban != nil {

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/security"
 )
 
 // guesses sends a request with credentials that the PBX refuses, as it was written by
@@ -63,4 +65,74 @@ func TestDecoysDoNotHideGuesses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A ban that leaves running calls alone is no licence to flood.
+func TestFloodUnderASoftBan(t *testing.T) {
+	underGuard(t, 1, func(c *config.Config) { c.Security.FailedAuthAttempts = 1000 }, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		u.challenged("REGISTER")
+		for range 20 {
+			u.tries(401)
+		}
+		pass(5 * time.Second)
+		source := security.SourceOf(l.phone.addr.Addr())
+		grade := func() security.Grade { return l.e.guard.Book.Source(source, l.e.wheel.Now()) }
+		for range 50 {
+			l.phone.sends(l.phone.call().text("OPTIONS"))
+		}
+		if grade() != security.Soft {
+			t.Errorf("%v at the limit", grade())
+		}
+		l.phone.sends(l.phone.call().text("OPTIONS"))
+		if grade() != security.Hard {
+			t.Errorf("%v beyond the limit", grade())
+		}
+		l.pbx[0].nothing()
+	})
+}
+
+// Whoever forges addresses cannot fill the log with those who are not banned.
+func TestLinesAboutWhoIsNotBanned(t *testing.T) {
+	observe := func(c *config.Config) { c.Security.DoSBanEnable = config.Observe }
+	underGuard(t, 1, observe, func(t *testing.T, l *lab) {
+		for i := range 100 {
+			for range 51 {
+				l.from(fmt.Sprintf("203.0.113.%d:5060", i+1), "x")
+			}
+		}
+		if n := len(l.lines("NOT banned")); n == 0 || n > banLinesPerSecond {
+			t.Errorf("%d lines", n)
+		}
+	})
+}
+
+// A call that is refused proves no password to those who ask for one on other calls only.
+func TestRefusalMakesNobodyKnown(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		u.challenged("INVITE")
+		u.asks("INVITE", true, 404)
+		if l.e.guard.IsKnown(l.phone.addr.Addr(), l.e.wheel.Now()) {
+			t.Error("known by a 404")
+		}
+		u.asks("INVITE", true, 200)
+		if !l.e.guard.IsKnown(l.phone.addr.Addr(), l.e.wheel.Now()) {
+			t.Error("not known by a 200")
+		}
+	})
+}
+
+// Who has an account may not flood with it: registrations that succeed are forgiven once.
+func TestRegistrationsThatSucceedAgainAndAgain(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		u.challenged("REGISTER")
+		for range 20 {
+			u.asks("REGISTER", true, 200)
+		}
+		if n, _, _ := l.e.guard.Rates.Read(security.SourceOf(l.phone.addr.Addr()), 2*time.Second, l.e.wheel.Now()); n != 19 {
+			t.Errorf("%d of 21 messages count", n)
+		}
+	})
 }

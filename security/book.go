@@ -355,6 +355,9 @@ func (b *Book) Len() (sources, users int) {
 	return len(b.sources.due), len(b.persons.due)
 }
 
+// HasUsers tells whether any user is banned. It takes no lock.
+func (b *Book) HasUsers() bool { return b.userCount.Load() > 0 }
+
 // Overflow counts the bans that made room for others, and those for which there was no
 // room.
 func (b *Book) Overflow() (evicted, refused uint64) {

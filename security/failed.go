@@ -81,15 +81,25 @@ func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes
 	switch JudgeAnswer(at.Method, status, stale, g.Auth.Answered(at, now), codes) {
 	case Right:
 		g.Auth.Success(at, now)
-		g.Known.Succeeded(at.Source, at.User, now)
-		if at.Name != "" {
-			g.Known.Succeeded(at.Source, asName+at.Name, now)
+		if status < 300 { // a refusal may be given before anybody looks at the password
+			g.succeeded(s, at, now)
 		}
-		g.Rates.Credit(at.Source, successCredit)
 	case Wrong:
 		return g.failed(s, at, status, now)
 	}
 	return AuthVerdict{}
+}
+
+// succeeded notes who proved himself. Somebody who does so again and again pays for his
+// messages as everybody does.
+func (g *Guard) succeeded(s *Settings, at *Attempt, now time.Duration) {
+	before := g.Known.Succeeded(at.Source, at.User, now)
+	if at.Name != "" {
+		g.Known.Succeeded(at.Source, asName+at.Name, now)
+	}
+	if before == 0 || now-before >= s.c.DoSSamplingTimeUnit.D() {
+		g.Rates.Credit(at.Source, successCredit)
+	}
 }
 
 func (g *Guard) failed(s *Settings, at *Attempt, status int, now time.Duration) AuthVerdict {

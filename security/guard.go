@@ -374,7 +374,7 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 	if s.c.FailedAuthBanEnable == config.Off || x.Trusted {
 		return false
 	}
-	if _, users := g.Book.Len(); users == 0 {
+	if !g.Book.HasUsers() {
 		return false
 	}
 	k, found := g.bannedKey(x, now)

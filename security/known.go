@@ -61,16 +61,18 @@ func NewKnown(capacity int) *Known {
 }
 
 // Succeeded says that the credentials of a user (user@domain) at a source were accepted. An
-// empty user stands for none in particular.
-func (k *Known) Succeeded(s Source, user string, now time.Duration) {
+// empty user stands for none in particular. It returns when that was so the last time, 0
+// when it is not remembered.
+func (k *Known) Succeeded(s Source, user string, now time.Duration) (before time.Duration) {
 	if s == 0 {
-		return
+		return 0
 	}
-	k.shard(k.sources, knownKey{source: s}).succeeded(knownKey{source: s}, now)
+	before = k.shard(k.sources, knownKey{source: s}).succeeded(knownKey{source: s}, now)
 	if user != "" {
 		key := knownKey{s, maphash.String(k.seed, user)}
-		k.shard(k.users, key).succeeded(key, now)
+		before = k.shard(k.users, key).succeeded(key, now)
 	}
+	return before
 }
 
 // Source tells whether somebody's credentials at this source were accepted in the last
@@ -122,15 +124,17 @@ func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
 	return &of[int(maphash.Comparable(k.seed, key))&(len(of)-1)]
 }
 
-func (sh *knownShard) succeeded(key knownKey, now time.Duration) {
+func (sh *knownShard) succeeded(key knownKey, now time.Duration) (before time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	at, ok := sh.latest.Peek(key)
 	if !ok {
 		at.first = now
 	}
+	before = at.last
 	at.last = max(at.last, now)
 	sh.latest.Add(key, at)
+	return before
 }
 
 func (sh *knownShard) read(key knownKey) (success, bool) {

@@ -63,6 +63,17 @@ func (e *Edge) Ban(key string) (BanInfo, bool) {
 	return e.banInfo(&b), true
 }
 
+// longestBan bounds what operators ask for: 100 years.
+const longestBan = 100 * 365 * 24 * time.Hour
+
+// durationOf is a time that an operator wrote as a number, of which any may come.
+func durationOf(n float64) time.Duration {
+	if !(n > 0) {
+		return 0
+	}
+	return time.Duration(min(n, longestBan.Seconds()) * float64(time.Second))
+}
+
 var errBookFull = errors.New("there is no room for another ban: limits.max_bans")
 
 // AddBan bans what an operator names. A trusted source is refused.
@@ -75,7 +86,7 @@ func (e *Edge) AddBan(n NewBan) (BanInfo, error) {
 	if why := trustedAs(s, k); why != "" {
 		return BanInfo{}, fmt.Errorf("%s is %s: it is never banned", k, why)
 	}
-	last := time.Duration(n.For * float64(time.Second))
+	last := durationOf(n.For)
 	if last <= 0 {
 		last = s.BanTime(security.Operator, k.User != "")
 	}
@@ -159,8 +170,8 @@ func (e *Edge) imported(x *BanInfo, now time.Duration) (security.Ban, error) {
 		rule = security.Operator
 	}
 	b := security.Ban{
-		Key: k, Rule: rule, Since: e.clockTime(x.Since, now), Until: now + time.Until(x.Until), Hard: x.Hard, Proven: x.Proven,
-		Count: x.Count, Limit: x.Limit, Window: time.Duration(x.Window * float64(time.Second)),
+		Key: k, Rule: rule, Since: e.clockTime(x.Since, now), Until: now + min(time.Until(x.Until), longestBan), Hard: x.Hard, Proven: x.Proven,
+		Count: x.Count, Limit: x.Limit, Window: durationOf(x.Window),
 		First: e.clockTime(x.First, now), Last: e.clockTime(x.Last, now), By: x.By, Why: x.Why,
 	}
 	if x.Until.IsZero() { // a bare list of addresses

@@ -111,9 +111,14 @@ func (e *Edge) guarded(w *scratch, p *transport.Packet, now time.Duration) bool 
 // stray counts a reply that matched nothing: enough of them are a flood.
 func (e *Edge) stray(w *scratch, p *transport.Packet) {
 	e.count.stray.Add(1)
+	e.charge(w, p)
+}
+
+// charge counts a reply against its source, and says whether it may go on.
+func (e *Edge) charge(w *scratch, p *transport.Packet) bool {
 	w.guardPacket(p)
 	e.guard.Stray(e.snap.Load().security, &w.packet, &w.verdict, e.wheel.Now())
-	e.packetJudged(w, p)
+	return e.packetJudged(w, p)
 }
 
 // packetJudged does what the packet stage decided of the message in w, and says whether

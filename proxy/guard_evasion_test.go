@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +134,50 @@ func TestRegistrationsThatSucceedAgainAndAgain(t *testing.T) {
 		}
 		if n, _, _ := l.e.guard.Rates.Read(security.SourceOf(l.phone.addr.Addr()), 2*time.Second, l.e.wheel.Now()); n != 19 {
 			t.Errorf("%d of 21 messages count", n)
+		}
+	})
+}
+
+// Whoever was sent a request of ours that has no transaction could have answers to it
+// relayed for ever.
+func TestFloodOfAnswersToAnAck(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		pbx := l.pbx[0]
+		c := pbx.call()
+		c.uri = "sip:bob@" + l.phone.addr.String()
+		c.sends("INVITE")
+		l.phone.answers(l.phone.get("INVITE"), 200, "b", "Contact: <sip:bob@"+l.phone.addr.String()+">\r\n")
+		pbx.get("100 INVITE")
+		c.route, c.to = routeOf(pbx.get("200 INVITE")), "b"
+		c.sends("ACK")
+		ack := l.phone.get("ACK")
+		pass(time.Minute)
+		relayed := 0
+		for range 600 { // ten times the limit of strangers, for it has a call
+			l.phone.answers(ack, 200, "b")
+			if pbx.gets() != nil {
+				relayed++
+			}
+		}
+		if relayed != 500 || len(l.e.Bans(BanFilter{})) != 1 {
+			t.Errorf("%d relayed, bans: %+v", relayed, l.e.Bans(BanFilter{}))
+		}
+	})
+}
+
+// Numbers that an operator writes may be any.
+func TestBansThatNeverEnd(t *testing.T) {
+	underGuard(t, 0, nil, func(t *testing.T, l *lab) {
+		far := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+		added, skipped, err := l.e.ImportBans([]BanInfo{{Key: "192.0.2.1", Until: far, Window: 1e300}, {Key: "192.0.2.2", Until: time.Unix(-1<<60, 0)}})
+		if added != 1 || skipped != 1 || err != nil {
+			t.Errorf("%d added, %d skipped, %v", added, skipped, err)
+		}
+		for i, n := range []float64{math.Inf(1), 1e18, math.NaN(), -1, math.Inf(-1)} {
+			b, err := l.e.AddBan(NewBan{Key: fmt.Sprintf("192.0.2.%d", i+10), For: n})
+			if want := time.Hour; err != nil || i > 1 && b.Until.Sub(b.Since) != want || i <= 1 && b.Until.Sub(b.Since) < 1000*24*want {
+				t.Errorf("for %v: %+v, %v", n, b, err)
+			}
 		}
 	})
 }

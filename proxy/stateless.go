@@ -127,6 +127,10 @@ func (e *Edge) relayStateless(w *scratch, p *transport.Packet, branch transactio
 		e.stray(w, p)
 		return
 	}
+	// The branch is good for ever, and for as many responses as somebody likes to send.
+	if !e.charge(w, p) {
+		return
+	}
 	proto, _ := wire.ParseProto(m.Bytes(via.Proto))
 	f, ok := e.flowBack(proto, to)
 	if !ok {

@@ -138,6 +138,7 @@ func (e *Edge) FlushBans() int {
 // ImportBans takes over bans of an export. What is over, trusted or banned already is skipped.
 func (e *Edge) ImportBans(all []BanInfo) (added, skipped int, err error) {
 	now, s := e.wheel.Now(), e.snap.Load().security
+	defer e.enforce()
 	for i := range all {
 		b, err := e.imported(&all[i], now)
 		if err != nil {
@@ -152,7 +153,6 @@ func (e *Edge) ImportBans(all []BanInfo) (added, skipped int, err error) {
 		}
 		added++
 	}
-	e.enforce()
 	e.log.Op().Info().Int("added", added).Int("skipped", skipped).Msg("bans imported by an operator")
 	return added, skipped, nil
 }
@@ -172,7 +172,10 @@ func (e *Edge) imported(x *BanInfo, now time.Duration) (security.Ban, error) {
 	b := security.Ban{
 		Key: k, Rule: rule, Since: e.clockTime(x.Since, now), Until: now + min(time.Until(x.Until), longestBan), Hard: x.Hard, Proven: x.Proven,
 		Count: x.Count, Limit: x.Limit, Window: durationOf(x.Window),
-		First: e.clockTime(x.First, now), Last: e.clockTime(x.Last, now), By: x.By, Why: x.Why,
+		By: x.By, Why: x.Why,
+	}
+	if !x.First.IsZero() { // an operator's ban has nothing that was counted
+		b.First, b.Last = e.clockTime(x.First, now), e.clockTime(x.Last, now)
 	}
 	if x.Until.IsZero() { // a bare list of addresses
 		b.Until = now + e.snap.Load().security.BanTime(rule, k.User != "")

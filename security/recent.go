@@ -3,6 +3,9 @@ package security
 // recent is a map of at most `most` entries; when it is full, the one that was not
 // touched for longest makes room. Slots are used again with what their value holds,
 // so that it allocates only while it grows. It is not safe for concurrent use.
+//
+// A call and a challenge each make an entry. With golang-lru's simplelru that takes
+// twice as long (Auth.Issued 1.5 µs for 0.7, Loops.Count 0.45 for 0.2) and allocates.
 type recent[K comparable, V any] struct {
 	most  int
 	index map[K]int32

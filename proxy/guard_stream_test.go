@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// certificate writes a self-signed pair.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cert, key
+}
+
+// dialFrom opens a connection to the stream listener of the edge from an address of
+// this host. err tells that it was refused, at once or with the handshake.
+func (l *lab) dialFrom(proto, from string) (*wireEnd, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}
+	conn, err := d.Dial("tcp", l.e.Listeners()[1].Bound.String())
+	if err != nil {
+		return nil, err
+	}
+	if proto == "tls" {
+		c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if err := c.Handshake(); err != nil {
+			_ = conn.Close()
+			return nil, err
+		}
+		conn = c
+	}
+	return l.wireEnd(conn), nil
+}
+
+func (w *wireEnd) options(n int) string {
+	return fmt.Sprintf("OPTIONS sip:%s SIP/2.0\nVia: SIP/2.0/TCP 127.0.0.5;branch=z9hG4bK-o%d\nMax-Forwards: 70\nFrom: <sip:a@example.org>;tag=a\nTo: <sip:b@c>\nCall-ID: o%d\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n",
+		w.lab.e.Listeners()[1].Bound, n, n)
+}
+
+// ends waits for the edge to close the connection; what it sent before is read.
+func (w *wireEnd) ends() {
+	w.lab.Helper()
+	if _, err := io.Copy(io.Discard, w.conn); err != nil {
+		if e, ok := err.(net.Error); ok && e.Timeout() {
+			w.lab.Errorf("the connection is still open: %v", err)
+		}
+	}
+}
+
+// A flood over a stream ends all connections of its source, and it gets no new one until
+// the ban is over. Others are served.
+func TestFloodOverStreams(t *testing.T) {
+	for _, proto := range []string{"tcp", "tls"} {
+		t.Run(proto, func(t *testing.T) {
+			pbx := (&lab{TB: t}).newPeer("PBX1")
+			l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+				guarded(c)
+				c.Security.DoSBanTime = seconds(2)
+				x := &c.Listen[1]
+				x.Proto = proto
+				if proto == "tls" {
+					x.Certificate, x.Key = certificate(t)
+				}
+			})
+			pbx.lab = l
+			must := func(w *wireEnd, err error) *wireEnd {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return w
+			}
+			idle, a := must(l.dialFrom(proto, "127.0.0.5")), must(l.dialFrom(proto, "127.0.0.5"))
+			other := must(l.dialFrom(proto, "127.0.0.6"))
+			l.clearLog()
+			for i := range 50 {
+				a.sends(a.options(i))
+				a.get("200 OPTIONS")
+			}
+			l.alarms()
+			a.sends(a.options(50))
+			a.ends()
+			idle.ends()
+			l.alarms("WARNING: sipward: IP '127.0.0.5' is blocked and banned - R=<null> ID=o50")
+			if b := l.e.Bans(BanFilter{}); len(b) != 1 || b[0].Key != "127.0.0.5" || b[0].Rule != "dos" || b[0].Count != 51 || !b[0].Proven || !b[0].Hard {
+				t.Errorf("%+v", b)
+			}
+			refused := 0
+			for { // until the ban is over
+				w, err := l.dialFrom(proto, "127.0.0.5")
+				if err == nil {
+					_, _ = w.conn.Write([]byte(crlf(w.options(1000 + refused))))
+					if _, err = w.conn.Read(make([]byte, 4096)); err == nil {
+						break
+					}
+				}
+				refused++
+				other.sends(other.options(2000 + refused))
+				other.get("200 OPTIONS")
+				time.Sleep(100 * time.Millisecond) // the ban ends by the clock of the wall
+			}
+			if refused == 0 {
+				t.Error("a banned source was let in")
+			}
+			if b := l.e.Bans(BanFilter{}); len(b) != 0 {
+				t.Errorf("%+v", b)
+			}
+			l.alarms()
+		})
+	}
+}
+
+// Over a stream no nonce has to prove that a source is who it says.
+func TestWrongPasswordsOverStreams(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), guarded)
+	pbx.lab = l
+	w, err := l.dialFrom("tcp", "127.0.0.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.clearLog()
+	for i := range 5 {
+		u := pbx.user(fmt.Sprint(i))
+		w.sends(u.request("REGISTER", "unheard of"))
+		l.sendUDP(pbx, response(pbx.get("REGISTER"), 401, "t", challenge("WWW-Authenticate", "n", "")))
+		m := w.get("401 REGISTER")
+		if i == 4 {
+			l.alarms("WARNING: sipward: IP '127.0.0.5' is blocked and banned - R=<null> ID=" + string(m.Bytes(m.CallID)))
+		}
+	}
+	if b := l.e.Bans(BanFilter{}); len(b) != 1 || b[0].Rule != "enumeration" || b[0].Hard {
+		t.Errorf("%+v", b)
+	}
+	w.sends(w.options(1)) // unanswered
+	if _, err := l.e.AddBan(NewBan{Key: "127.0.0.5"}); err != nil {
+		t.Fatal(err)
+	}
+	w.ends() // an operator's ban is for all that comes from there
+}
+
+// What is banned is dropped by the kernel, before it costs a system call, and passes
+// again as soon as the ban is lifted.
+func TestKernelFollowsBans(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+		guarded(c)
+		c.Security.KernelOffload = "auto"
+	})
+	pbx.lab = l
+	a := l.newPeerAt("A", "127.0.0.11:0")
+	ask := func(n int) *wire.Msg {
+		l.sendUDP(a, l.options(a, n))
+		return a.getsWithin(50)
+	}
+	if m := ask(1); title(m) != "200 OPTIONS" {
+		t.Fatal(title(m))
+	}
+	if _, err := l.e.AddBan(NewBan{Key: "127.0.0.11"}); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := l.e.Ban("127.0.0.11")
+	if b.Kernel == "" {
+		t.Skip("nothing in the kernel drops it: ", l.e.SecurityStats().Kernel)
+	}
+	before := l.e.net.Stats()
+	for i := range 10 {
+		if m := ask(10 + i); m != nil {
+			t.Errorf("a banned source got %s", title(m))
+		}
+	}
+	after := l.e.net.Stats()
+	if after.Banned != before.Banned {
+		t.Errorf("%d datagrams came through the kernel", after.Banned-before.Banned)
+	}
+	t.Logf("%s: %s", b.Kernel, l.e.SecurityStats().Kernel)
+	if n := l.e.FlushBans(); n != 1 {
+		t.Errorf("%d flushed", n)
+	}
+	if m := ask(30); title(m) != "200 OPTIONS" {
+		t.Errorf("after the ban: %s", title(m))
+	}
+}

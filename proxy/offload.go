@@ -52,7 +52,7 @@ func (o *offload) open(c string, listeners []*transport.Listener) string {
 	}
 	table, err := nft.Open(nft.Options{Name: tableName(listeners), Ports: portsOf(listeners)})
 	if err != nil {
-		o.refused = err.Error()
+		o.refused, o.filter = err.Error(), map[security.Source]struct{}{}
 		return "socket filter; not by nftables: " + o.refused
 	}
 	o.table, o.inTable = table, map[security.Source]time.Duration{}

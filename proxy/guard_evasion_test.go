@@ -181,3 +181,23 @@ func TestBansThatNeverEnd(t *testing.T) {
 		}
 	})
 }
+
+// A branch of a transaction that lives makes no reply one that was asked for.
+func TestFloodOfRepliesThatAnswerNothing(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		c := l.pbx[0].call()
+		c.uri = "sip:bob@" + l.phone.addr.String()
+		c.sends("INVITE")
+		m := l.phone.get("INVITE")
+		reply := strings.Replace(response(m, 180, "b"), "CSeq: 1 ", "CSeq: 2 ", 1)
+		for range 51 {
+			l.phone.sends(reply)
+		}
+		if bans := l.e.Bans(BanFilter{}); len(bans) != 1 || l.e.Counters().Stray != 51 {
+			t.Errorf("%d strays, bans: %+v", l.e.Counters().Stray, bans)
+		}
+		l.phone.answers(m, 200, "b")
+		l.pbx[0].get("100 INVITE")
+		l.pbx[0].nothing()
+	})
+}

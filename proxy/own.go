@@ -171,8 +171,13 @@ func (r *ownRequest) tellLocked(v *verdict, status int, failed bool) {
 }
 
 // response takes the response in w.msg.
-func (r *ownRequest) response(w *scratch, _ transaction.Branch, now time.Duration) {
-	r.run(w, now, (*ownRequest).responseLocked)
+func (r *ownRequest) response(w *scratch, _ transaction.Branch, now time.Duration) (asked bool) {
+	r.run(w, now, func(r *ownRequest, w *scratch, now time.Duration, v *verdict) {
+		of := w.msg.CSeqMethodID
+		asked = of == r.method || of == wire.CANCEL && r.cancel != nil
+		r.responseLocked(w, now, v)
+	})
+	return asked
 }
 
 func (r *ownRequest) responseLocked(w *scratch, now time.Duration, v *verdict) {
@@ -183,7 +188,6 @@ func (r *ownRequest) responseLocked(w *scratch, now time.Duration, v *verdict) {
 		return
 	}
 	if m.CSeqMethodID != r.method {
-		r.edge.count.stray.Add(1)
 		return
 	}
 	if m.Status < 200 {

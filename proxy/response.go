@@ -15,8 +15,9 @@ import (
 // A transactor is what lives in the transaction table: a forwarded request or one
 // of our own.
 type transactor interface {
-	// response takes the response in w.msg, which carries a branch of ours.
-	response(w *scratch, b transaction.Branch, now time.Duration)
+	// response takes the response in w.msg, which carries a branch of ours. It is false
+	// when it answers nothing that was asked.
+	response(w *scratch, b transaction.Branch, now time.Duration) bool
 	// connClosed is told that a connection it sent on is gone.
 	connClosed(w *scratch, conn *transport.Conn, now time.Duration)
 	// unreachable is told that the network could not deliver what it sent there.
@@ -49,7 +50,9 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 	if branch.Leg != transaction.OwnLeg {
 		e.logReply(m, p.Flow)
 	}
-	t.response(w, branch, now)
+	if !t.response(w, branch, now) {
+		e.stray(w, p)
+	}
 	w.flush()
 }
 
@@ -74,14 +77,13 @@ func (e *Edge) logReply(m *wire.Msg, f transport.Flow) {
 }
 
 // response is 16.7 steps 2 to 10 for one response of one leg.
-func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Duration) {
+func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Duration) bool {
 	c.mu.Lock()
 	defer c.unlock()
 	m := &w.msg
 	isTooLong := c.call != nil && m.Status < 300 && m.To.Tag.Len() > dialog.MaxTag
 	if c.done || int(b.Leg) >= c.legs || m.CSeq != c.sentCSeq() || isTooLong {
-		c.edge.count.stray.Add(1)
-		return
+		return false
 	}
 	l := c.leg(int(b.Leg))
 	if m.CSeqMethodID == wire.CANCEL && c.method == wire.INVITE {
@@ -89,11 +91,10 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 			l.cancel.client.Step(transaction.Response(m.Status), now, &c.snap.times)
 			c.settleLocked(now)
 		}
-		return
+		return true
 	}
 	if m.CSeqMethodID != c.method {
-		c.edge.count.stray.Add(1)
-		return
+		return false
 	}
 	w.heard(l, now)
 	l.heard, l.failover = true, 0
@@ -106,6 +107,7 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 		c.passUpLocked(w, l, now)
 	}
 	c.settleLocked(now)
+	return true
 }
 
 // passUpLocked decides what becomes of a response that is not a retransmission.

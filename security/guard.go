@@ -298,6 +298,9 @@ type Message struct {
 	Trusted bool // Settings.Trusts(From)
 	// Member: sent by a pool member, towards anywhere.
 	Member bool
+	// What the sanity check read, when isRead: the first credentials.
+	credentials            Credentials
+	hasCredentials, isRead bool
 	// Key of the user that it speaks for, where the rules had to know; see AppendUser.
 	user []byte
 	buf  [1 + maxUser]byte // asName, user
@@ -362,9 +365,11 @@ func (g *Guard) sanity(s *Settings, x *Message, v *Verdict, _ time.Duration) boo
 	if s.c.SanityEnable == config.Off || x.Trusted {
 		return false
 	}
-	if reason, ok := Sane(x.Msg); !ok {
+	c, has, reason := sane(x.Msg)
+	if reason != "" {
 		return v.stop(Sanity, s.c.SanityEnable, Refuse, 400, reason)
 	}
+	x.credentials, x.hasCredentials, x.isRead = c, has, true
 	return false
 }
 
@@ -392,7 +397,7 @@ func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duratio
 // it has, for which of them a backend reads is not known here, else of the one in From.
 func (g *Guard) bannedKey(x *Message, now time.Duration) (k Key, found bool) {
 	has := false
-	eachCredentials(x.Msg, func(c Credentials) bool {
+	x.eachCredentials(func(c Credentials) bool {
 		has = true
 		k, found = g.banOf(x, c, now)
 		found = found && !g.Known.User(x.Source, x.user, now)
@@ -403,6 +408,23 @@ func (g *Guard) bannedKey(x *Message, now time.Duration) (k Key, found bool) {
 		found = found && !g.Known.User(x.Source, x.user, now) && !g.Known.User(x.Source, x.buf[:1+len(x.user)], now)
 	}
 	return k, found
+}
+
+// eachCredentials is the function of that name. Most messages have one line of them at
+// most, which needs no second reading.
+func (x *Message) eachCredentials(f func(Credentials) bool) {
+	lines := 0
+	for i := range x.Msg.Headers {
+		if k := x.Msg.Headers[i].Kind; k == wire.KindAuthorization || k == wire.KindProxyAuthorization {
+			lines++
+		}
+	}
+	switch {
+	case lines > 1 || !x.isRead:
+		eachCredentials(x.Msg, f)
+	case x.hasCredentials:
+		f(x.credentials)
+	}
 }
 
 func (g *Guard) banOf(x *Message, c Credentials, now time.Duration) (Key, bool) {

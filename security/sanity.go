@@ -39,18 +39,26 @@ var repeatReasons = [64]string{
 // Sane looks for what wire.Scan lets pass and no sound sender sends, in a message that
 // it found no fault in. The reason is for the reply: it names what is wrong, no input.
 func Sane(m *wire.Msg) (reason string, ok bool) {
+	_, _, reason = sane(m)
+	return reason, reason == ""
+}
+
+// sane is Sane that returns the credentials that it read, if nothing is wrong.
+func sane(m *wire.Msg) (c Credentials, has bool, reason string) {
 	if reason = checkHeaders(m); reason == "" {
 		reason = checkParties(m)
 	}
 	if reason == "" {
 		reason = checkContact(m)
 	}
-	if reason == "" {
-		if _, _, ok := ReadCredentials(m); !ok {
-			reason = "Bad Auth Header"
-		}
+	if reason != "" {
+		return c, false, reason
 	}
-	return reason, reason == ""
+	c, has, ok := ReadCredentials(m)
+	if !ok {
+		return c, false, "Bad Auth Header"
+	}
+	return c, has, ""
 }
 
 // checkHeaders looks at every line for its size, its octets, and whether it may be

@@ -54,7 +54,7 @@ func (e *Edge) settle(now time.Duration) {
 	}
 	// A ban that is not hard leaves connections open: replies of running calls may come.
 	e.net.CloseFrom(func(a netip.AddrPort) bool {
-		return e.guard.Book.Source(security.SourceOf(a.Addr()), now) == security.Hard && !s.Trusts(a.Addr()) && !e.guard.Bridge.Suspends(a.Addr(), now)
+		return e.guard.Stops(s, a.Addr(), now)
 	})
 	e.offload.follow(e, s, now)
 }

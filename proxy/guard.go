@@ -227,7 +227,7 @@ func (e *Edge) protect(w *scratch, snap *snapshot, p *transport.Packet, now time
 	case security.Pass:
 		return true
 	case security.Refuse:
-		if v.Rule != security.Sanity || e.errorReplies.Admit(now) {
+		if m.Method != wire.ACK && (v.Rule != security.Sanity || e.errorReplies.Admit(now)) {
 			e.replyStateless(w, p.Flow, v.Status, v.Reason, nil)
 		}
 	}
@@ -244,6 +244,23 @@ func (e *Edge) logLoop(m *wire.Msg, src netip.AddrPort, v *security.Verdict, now
 		return
 	}
 	e.log.Looped(&eventlog.Loop{From: m.Bytes(m.From.URI), To: m.Bytes(m.To.URI), Calls: v.Count, Src: src, Passes: v.Action == security.Pass})
+}
+
+// isDeaf says whether a call would go to where all that comes back is dropped: it would
+// ring there, and nobody could answer it.
+func (e *Edge) isDeaf(snap *snapshot, r *route, now time.Duration) bool {
+	if r.kind == toFlow {
+		return e.guard.Stops(snap.security, r.flow.Remote().Addr(), now)
+	}
+	if r.kind != toDirect {
+		return false
+	}
+	for _, t := range r.targets {
+		if !e.guard.Stops(snap.security, t.Addr.Addr(), now) {
+			return false
+		}
+	}
+	return len(r.targets) > 0
 }
 
 // attemptLocked notes the credentials of a request from outside to a pool: its final

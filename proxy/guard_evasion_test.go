@@ -201,3 +201,83 @@ func TestFloodOfRepliesThatAnswerNothing(t *testing.T) {
 		l.pbx[0].nothing()
 	})
 }
+
+// Scanners, and what no sound client sends, do not get through as what takes no answer.
+func TestAckAndCancelOfNothing(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		for _, method := range []string{"ACK", "CANCEL"} {
+			for more, want := range map[string]string{
+				"": "nothing", "User-Agent: friendly-scanner\r\n": "nothing", "Authorization: Digest username=\"x, nonce\r\n": "400 " + method,
+			} {
+				c := l.phone.call()
+				c.branch, c.more = 1, more
+				l.phone.sends(c.text(method))
+				if want == "400 ACK" {
+					want = "nothing"
+				}
+				if got := title(l.phone.gets()); got != want {
+					t.Errorf("%s with %q: the phone got %q", method, more, got)
+				}
+				if got := title(l.pbx[0].gets()); got == "nothing" != (more != "") {
+					t.Errorf("%s with %q: the PBX got %q", method, more, got)
+				}
+			}
+		}
+	})
+}
+
+// A call to somebody whose answers are dropped fails at once, and does not ring.
+func TestCallToABannedPhone(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		if _, err := l.e.AddBan(NewBan{Key: "127.0.0.9"}); err != nil {
+			t.Fatal(err)
+		}
+		for method, want := range map[string]string{"INVITE": "nothing", "OPTIONS": "OPTIONS"} {
+			c := l.pbx[0].call()
+			c.uri = "sip:bob@" + l.phone.addr.String()
+			c.sends(method)
+			if got := title(l.phone.gets()); got != want {
+				t.Errorf("%s: the phone got %q", method, got)
+			}
+		}
+		l.pbx[0].get("480 INVITE")
+		l.pbx[0].nothing()
+	})
+}
+
+// Nobody can keep two others from each other by calls in their names.
+func TestLoopsOfStrangersAreTheirOwn(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		stranger := l.newPeerAt("X", "127.0.0.66:0")
+		for range 10 {
+			stranger.call().sends("INVITE")
+		}
+		l.pbx[0].skip()
+		for n := range 4 {
+			l.phone.call().sends("INVITE")
+			if got, want := title(l.phone.gets()), []string{"100 INVITE", "482 INVITE"}[n/3]; got != want {
+				t.Errorf("call %d: %q", n+1, got)
+			}
+		}
+	})
+}
+
+// One domain has many spellings.
+func TestSpellingsOfABannedUser(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		u.challenged("REGISTER")
+		for range 3 {
+			u.tries(401)
+		}
+		for _, domain := range []string{"PBX.example.org", "pbx.example.org.", "pbx.example.org..", "pbx.example.org:5060"} {
+			u.domain = domain
+			u.refused("REGISTER", true)
+		}
+		u.domain = "pbx.example.org"
+		for _, name := range []string{"\\1000", "10\\00", " 1000", "1000@pbx.example.org", "1000@x"} {
+			u.name = name
+			u.refused("REGISTER", true)
+		}
+	})
+}

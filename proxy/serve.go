@@ -35,6 +35,9 @@ func (e *Edge) serve(w *scratch, p *transport.Packet) {
 	if rej.status == 0 {
 		rej = e.admit(m, &r, p.Waited, now)
 	}
+	if rej.status == 0 && r.opens && e.isDeaf(snap, &r, now) {
+		rej = rejection{status: 480, reason: "Temporarily Unavailable"}
+	}
 	if rej.status != 0 {
 		e.count.rejected.Add(1)
 		if rej.silent {

@@ -15,6 +15,9 @@ import (
 // forwarded is dropped, nobody may answer it.
 func (e *Edge) forwardStateless(w *scratch, p *transport.Packet) {
 	m, snap := &w.msg, e.snap.Load()
+	if !e.protect(w, snap, p, e.wheel.Now()) {
+		return
+	}
 	rej := e.validateStateless(w)
 	var r route
 	if rej.status == 0 {

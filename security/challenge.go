@@ -378,6 +378,10 @@ func AppendUser(dst []byte, m *wire.Msg, c Credentials) []byte {
 // appendUserAt joins user and host within maxUser bytes.
 func appendUserAt(dst, user, host []byte) []byte {
 	const maxHost = 253 // RFC 1035 2.3.4
+
+	if full := bytes.TrimRight(host, "."); len(full) > 0 { // the same name for a resolver
+		host = full
+	}
 	host = host[:min(len(host), maxHost)]
 	v6 := bytes.IndexByte(host, ':') >= 0
 	room := maxUser - len("@") - len(host)

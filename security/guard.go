@@ -2,6 +2,7 @@ package security
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -160,6 +161,11 @@ func (g *Guard) Banned(s *Settings, from netip.Addr, now time.Duration) bool {
 	return g.banned(s, &p, &v, now) && v.Action == Drop
 }
 
+// Stops says whether everything that an address sends is dropped.
+func (g *Guard) Stops(s *Settings, a netip.Addr, now time.Duration) bool {
+	return g.Book.Source(SourceOf(a), now) == Hard && !s.Trusts(a) && !g.Bridge.Suspends(a, now)
+}
+
 // flood counts a message, and bans its source when it is one too many.
 func (g *Guard) flood(s *Settings, p *Packet, v *Verdict, now time.Duration) bool {
 	if !p.Counts || s.c.DoSBanEnable == config.Off {
@@ -315,8 +321,8 @@ func (g *Guard) isInside(m *wire.Msg) bool {
 	return !m.To.Tag.Empty() && m.Method != wire.REGISTER && g.inside(m)
 }
 
-// messageStage looks at a new request that is no retransmission, no ACK and no CANCEL,
-// the cheapest rule first.
+// messageStage looks at a new request that is no retransmission, and at an ACK or CANCEL
+// of no INVITE that we know; the cheapest rule first.
 var messageStage = [...]func(*Guard, *Settings, *Message, *Verdict, time.Duration) bool{
 	(*Guard).scanner,
 	(*Guard).sanity,
@@ -376,10 +382,10 @@ func (g *Guard) sanity(s *Settings, x *Message, v *Verdict, _ time.Duration) boo
 // bannedUser refuses who failed too often, unless the source proved for that very user
 // that it knows the password: else anybody could lock a victim out.
 func (g *Guard) bannedUser(s *Settings, x *Message, v *Verdict, now time.Duration) bool {
-	if s.c.FailedAuthBanEnable == config.Off || x.Trusted {
+	if s.c.FailedAuthBanEnable == config.Off || x.Trusted || !g.Book.HasUsers() {
 		return false
 	}
-	if !g.Book.HasUsers() {
+	if x.Msg.Method == wire.ACK || x.Msg.Method == wire.CANCEL {
 		return false
 	}
 	k, found := g.bannedKey(x, now)
@@ -441,7 +447,7 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 		return false
 	}
 	from, to := m.Bytes(m.From.URI), m.Bytes(m.To.URI)
-	key, ok := g.loopKey(s, m, from, to, x.Member)
+	key, ok := g.loopKey(s, x, from, to, now)
 	if !ok {
 		return false
 	}
@@ -453,24 +459,30 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 	return v.stop(Loop, s.c.LoopEnable, Refuse, 482, "Loop detected")
 }
 
-func (g *Guard) loopKey(s *Settings, m *wire.Msg, from, to []byte, isMember bool) (key uint64, ok bool) {
-	target := []byte(nil)
-	if isMember {
-		target = m.Bytes(m.RURI)
+// loopKey is what the calls of a loop have in common. Calls of a source that nobody
+// knows are counted apart: else whoever names two others could keep them from each other.
+func (g *Guard) loopKey(s *Settings, x *Message, from, to []byte, now time.Duration) (key uint64, ok bool) {
+	var target, apart []byte
+	if x.Member {
+		target = x.Msg.Bytes(x.Msg.RURI)
+	}
+	var source [8]byte
+	if !x.Trusted && !g.isKnown(x.Source, x.From, now) {
+		apart = binary.BigEndian.AppendUint64(source[:0], uint64(x.Source))
 	}
 	f, okF := wire.ParseURI(from)
 	t, okT := wire.ParseURI(to)
 	if !okF || !okT {
-		return g.Loops.Key(from, to, target), true
+		return g.Loops.Key(from, to, target, apart), true
 	}
 	if s.isExempt(f.User) || s.isExempt(t.User) {
 		return 0, false
 	}
 	if s.c.LoopKey == "uri" {
 		var bufF, bufT [255]byte
-		return g.Loops.Key(f.User, lowered(bufF[:0], f.Host), t.User, lowered(bufT[:0], t.Host), target), true
+		return g.Loops.Key(f.User, lowered(bufF[:0], f.Host), t.User, lowered(bufT[:0], t.Host), target, apart), true
 	}
-	return g.Loops.Key(f.User, t.User, target), true
+	return g.Loops.Key(f.User, t.User, target, apart), true
 }
 
 // lowered appends ASCII letters in lower case, as hosts are compared.

@@ -346,7 +346,7 @@ const suspended = "all that is heard comes from one gateway of this host, so ban
 
 // SecurityStats returns what the protections did since the start.
 func (e *Edge) SecurityStats() SecurityStats {
-	s := e.snap.Load().security
+	s, t := e.snap.Load().security, e.tally()
 	x := SecurityStats{
 		Modes: map[string]string{}, Dropped: map[string]uint64{}, Patterns: []PatternHits{}, Tracked: e.guard.Rates.Len(),
 		Kernel: e.offload.status(),
@@ -356,16 +356,15 @@ func (e *Edge) SecurityStats() SecurityStats {
 		if r != security.Operator {
 			x.Modes[r.String()] = string(s.Mode(r))
 		}
-		if n := e.count.stopped[r].Load(); n > 0 {
+		if n := t.stopped[r]; n > 0 {
 			x.Dropped[r.String()] = n
 		}
 	}
-	t := e.net.Stats()
-	if t.Banned > 0 {
-		x.Dropped["banned"] = t.Banned
+	if t.banned > 0 {
+		x.Dropped["banned"] = t.banned
 	}
-	if t.Filtered > 0 {
-		x.Dropped["kernel"] = t.Filtered
+	if t.filtered > 0 {
+		x.Dropped["kernel"] = t.filtered
 	}
 	for _, h := range s.Hits() {
 		if h.Hits > 0 {

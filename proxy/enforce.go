@@ -67,11 +67,14 @@ type tally struct {
 }
 
 func (e *Edge) tally() (t tally) {
-	for r := range security.Rules {
+	for r := security.NoRule + 1; r < security.Rules; r++ {
 		t.stopped[r], t.observed[r] = e.count.stopped[r].Load(), e.count.observed[r].Load()
 	}
 	s := e.net.Stats()
-	t.banned, t.filtered, t.lines = s.Banned, s.Filtered, e.count.banLines.Load()
+	// Without a rule of its own is what a ban stopped that the transport did not: on
+	// connections.
+	t.banned = s.Banned + e.count.stopped[security.NoRule].Load()
+	t.filtered, t.lines = s.Filtered, e.count.banLines.Load()
 	return t
 }
 

@@ -281,3 +281,20 @@ func TestSpellingsOfABannedUser(t *testing.T) {
 		}
 	})
 }
+
+// What a ban stops is said to be stopped by one, wherever that is seen.
+func TestBannedMessagesAreCountedAsBanned(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		if _, err := l.e.AddBan(NewBan{Key: "127.0.0.9"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			l.phone.call().sends("OPTIONS")
+		}
+		l.e.tellStopped(tally{})
+		lines := l.lines("messages stopped")
+		if x := l.e.SecurityStats(); x.Dropped["banned"] != 3 || len(x.Dropped) != 1 || len(lines) != 1 || !strings.Contains(lines[0], "banned=3") || strings.Contains(lines[0], "none") {
+			t.Errorf("%+v, %q", x.Dropped, lines)
+		}
+	})
+}

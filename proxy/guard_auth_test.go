@@ -38,7 +38,6 @@ type user struct {
 	cseq   int
 	id     string
 	nonce  string // of the last challenge
-	auth   string // the header, when not that of the challenge
 	last   string // request
 }
 

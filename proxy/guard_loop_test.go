@@ -37,9 +37,10 @@ func (l *lab) calls(p *peer, want string) *wire.Msg {
 // A B2BUA that sends each call back with a new Call-ID is cut with the fourth of them.
 func TestLoopThroughB2BUAsIsCut(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
-		carrier, pbx := l.newPeerAt("CARRIER", "127.0.0.30:0"), l.pbx[0]
+		pbx := l.pbx[0]
+		l.phone = l.newPeerAt("CARRIER", "127.0.0.30:0")
 		rounds := 0
-		for l.phone, carrier = carrier, l.phone; ; rounds++ {
+		for ; ; rounds++ {
 			c := l.phone.call() // what the carrier sends: alice calls bob
 			c.sends("INVITE")
 			m := l.phone.getsWithin(2000)

@@ -93,7 +93,10 @@ func (s settings) yaml() string {
 	if s.security == "" {
 		s.security = "loop_enable: no"
 	}
-	fmt.Fprintf(&b, "security: { kernel_offload: off, %s }\n", s.security)
+	if !strings.Contains(s.security, "kernel_offload:") {
+		s.security = "kernel_offload: off, " + s.security
+	}
+	fmt.Fprintf(&b, "security: { %s }\n", s.security)
 	b.WriteString(s.top)
 	return b.String()
 }

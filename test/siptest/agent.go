@@ -44,6 +44,7 @@ type agent struct {
 	user     string // of Contact
 	networks []string
 	tls      *tls.Config
+	refuses  func(*sip.Request) int // code for a request that is not served, 0 for others; may be nil
 
 	silent atomic.Bool
 
@@ -307,6 +308,14 @@ func (a *agent) respond(req *sip.Request, tx sip.ServerTransaction, code int, ta
 	return tx.Respond(res)
 }
 
+// refusal is the code for a request that is not served, 0 for others.
+func (a *agent) refusal(req *sip.Request) int {
+	if a.refuses == nil {
+		return 0
+	}
+	return a.refuses(req)
+}
+
 // plain answers what needs no state: the scripted code, else 200.
 func (a *agent) plain(req *sip.Request, tx sip.ServerTransaction) {
 	s, ok := a.enter()
@@ -318,6 +327,9 @@ func (a *agent) plain(req *sip.Request, tx sip.ServerTransaction) {
 	code, ok := a.scripted(req.Method)
 	if !ok {
 		code = 200
+		if refusal := a.refusal(req); refusal != 0 {
+			code = refusal
+		}
 	}
 	if code == 0 {
 		tx.Terminate()
@@ -347,6 +359,9 @@ func (a *agent) invited(req *sip.Request, tx sip.ServerTransaction) {
 	defer s.calls.Done()
 	a.note(req)
 	code, scripted := a.scripted(sip.INVITE)
+	if refusal := a.refusal(req); !scripted && refusal != 0 {
+		code, scripted = refusal, true
+	}
 	if scripted && code == 0 {
 		tx.Terminate()
 		return

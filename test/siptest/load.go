@@ -16,6 +16,7 @@ import (
 // Window it is open loop: a slow answer delays no later call.
 type Load struct {
 	Target netip.AddrPort
+	Local  netip.Addr    // to send from; default the loopback address of the target's family
 	Rate   int           // calls per second
 	Calls  int           // in all; 0 = until ctx ends
 	Hold   time.Duration // from ACK to BYE
@@ -95,7 +96,10 @@ func (l *Load) Run(ctx context.Context) ([]*LoadCall, error) {
 	if l.Domain == "" {
 		l.Domain = "siptest.example"
 	}
-	udp, err := bindUDP(netip.AddrPortFrom(loopbackOf(l.Target), 0))
+	if !l.Local.IsValid() {
+		l.Local = loopbackOf(l.Target)
+	}
+	udp, err := bindUDP(netip.AddrPortFrom(l.Local, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,8 @@ type PBXOptions struct {
 	Answer   time.Duration     // from 180 to 200
 	Realm    string            // of the digest challenge; default the name
 	Accounts map[string]string // user to password; empty: no challenge
+	Wrong    int               // answer to a wrong password; default 401 with a new challenge
+	Unknown  int               // answer to REGISTER for, and INVITE and OPTIONS to, a user without account; default: as for everybody
 }
 
 // PBX is a small PBX node. Its methods may be called from any goroutine.
@@ -34,6 +36,7 @@ type PBX struct {
 	*agent
 	realm    string
 	accounts map[string]string
+	wrong    int
 	secret   []byte
 	bindings map[string][]string // AoR to Contact values, guarded by agent.mu
 }
@@ -55,12 +58,21 @@ func NewPBX(o PBXOptions) (*PBX, error) {
 	}
 	p := &PBX{
 		agent: newAgent(o.Name, "pbx", networks, o.TLS),
-		realm: o.Realm, accounts: o.Accounts, secret: make([]byte, 16), bindings: make(map[string][]string),
+		realm: o.Realm, accounts: o.Accounts, wrong: o.Wrong, secret: make([]byte, 16), bindings: make(map[string][]string),
 	}
 	if _, err := rand.Read(p.secret); err != nil {
 		return nil, err
 	}
 	p.ringing, p.answer = o.Ringing, o.Answer
+	if o.Unknown != 0 {
+		p.refuses = func(req *sip.Request) int {
+			to := req.To()
+			if _, tagged := to.Params.Get("tag"); tagged || o.Accounts[to.Address.User] != "" {
+				return 0
+			}
+			return o.Unknown
+		}
+	}
 	if err := p.start(o.Address, netip.AddrPortFrom(o.Address.Addr(), 0), p.handlers); err != nil {
 		return nil, err
 	}
@@ -182,7 +194,15 @@ func (p *PBX) registers(req *sip.Request, tx sip.ServerTransaction) {
 		_ = p.respond(req, tx, code, Unique(p.name), nil) // lost answers are the test's business
 		return
 	}
-	if len(p.accounts) > 0 && !p.authorized(req) {
+	if code := p.refusal(req); code != 0 {
+		_ = p.respond(req, tx, code, Unique(p.name), nil) // as above
+		return
+	}
+	if authorized, tried := p.authorized(req); len(p.accounts) > 0 && !authorized {
+		if tried && p.wrong != 0 {
+			_ = p.respond(req, tx, p.wrong, Unique(p.name), nil) // as above
+			return
+		}
 		challenge := digest.Challenge{Realm: p.realm, Nonce: p.nonce(time.Now().Unix()), Algorithm: "MD5", QOP: []string{"auth"}}
 		_ = p.respond(req, tx, 401, Unique(p.name), nil, sip.NewHeader("WWW-Authenticate", challenge.String()))
 		return
@@ -228,22 +248,23 @@ func (p *PBX) nonce(at int64) string {
 	return stamp + "-" + hex.EncodeToString(mac.Sum(nil)[:8])
 }
 
-func (p *PBX) authorized(req *sip.Request) bool {
+// authorized checks the credentials; tried says that there are some for a nonce of ours.
+func (p *PBX) authorized(req *sip.Request) (authorized, tried bool) {
 	h := req.GetHeader("Authorization")
 	if h == nil {
-		return false
+		return false, false
 	}
 	got, err := digest.ParseCredentials(h.Value())
 	if err != nil {
-		return false
-	}
-	password, ok := p.accounts[got.Username]
-	if !ok {
-		return false
+		return false, false
 	}
 	var at int64
 	if _, err := fmt.Sscanf(got.Nonce, "%x-", &at); err != nil || got.Nonce != p.nonce(at) {
-		return false
+		return false, false
+	}
+	password, ok := p.accounts[got.Username]
+	if !ok {
+		return false, true
 	}
 	challenge := &digest.Challenge{Realm: p.realm, Nonce: got.Nonce, Algorithm: "MD5"}
 	if got.QOP != "" {
@@ -252,5 +273,5 @@ func (p *PBX) authorized(req *sip.Request) bool {
 	want, err := digest.Digest(challenge, digest.Options{
 		Method: "REGISTER", URI: got.URI, Username: got.Username, Password: password, Cnonce: got.Cnonce, Count: got.Nc,
 	})
-	return err == nil && want.Response == got.Response
+	return err == nil && want.Response == got.Response, true
 }

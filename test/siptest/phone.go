@@ -17,6 +17,7 @@ import (
 // PhoneOptions says whose telephone it is and where its outbound proxy stands.
 type PhoneOptions struct {
 	User    string         // default "phone"
+	Address netip.Addr     // default 127.0.0.1
 	Domain  string         // of the address-of-record; default "siptest.example"
 	Network string         // udp (default), tcp or tls
 	Proxy   netip.AddrPort // where everything outside a dialog is sent
@@ -54,7 +55,10 @@ func NewPhone(o PhoneOptions) (*Phone, error) {
 	}
 	p := &Phone{agent: newAgent("phone", o.User, networks, o.TLS), domain: o.Domain, network: o.Network, proxy: o.Proxy}
 	p.ringing, p.answer = o.Ringing, o.Answer
-	free := netip.AddrPortFrom(Loopback, 0)
+	if !o.Address.IsValid() {
+		o.Address = Loopback
+	}
+	free := netip.AddrPortFrom(o.Address, 0)
 	if err := p.start(free, free, nil); err != nil {
 		return nil, err
 	}

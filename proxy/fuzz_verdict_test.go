@@ -119,9 +119,9 @@ type verdicts struct {
 	all  *ipv4.PacketConn
 	port uint16
 	buf  []byte
+	senders map[netip.Addr]bool // ever, for what they are sent may be late
 	// Of this input: who sent, and the nonce that the PBX gives.
 	seen    map[security.Source]bool
-	senders map[netip.Addr]bool
 	nonce   string
 	inputs  int
 }
@@ -215,7 +215,7 @@ func (v *verdicts) stopped() (s stopped) {
 // trusted parties send may be for others.
 func (v *verdicts) answers(from netip.Addr, isTrusted bool) {
 	for {
-		if err := soon(v.all); err != nil {
+		if err := v.waits(20 * time.Microsecond); err != nil {
 			v.t.Fatal(err)
 		}
 		n, cm, _, err := v.all.ReadFrom(v.buf)
@@ -229,10 +229,8 @@ func (v *verdicts) answers(from netip.Addr, isTrusted bool) {
 	}
 }
 
-// soon is when reads give up.
-func soon(c *ipv4.PacketConn) error {
-	return c.SetReadDeadline(time.Now().Add(20 * time.Microsecond))
-}
+// waits sets how long reads wait for what is sent to anybody.
+func (v *verdicts) waits(d time.Duration) error { return v.all.SetReadDeadline(time.Now().Add(d)) }
 
 // holds checks the book and the tables.
 func (v *verdicts) holds(settings *security.Settings) {
@@ -269,11 +267,10 @@ func (v *verdicts) end() {
 	}
 	v.e.guard.PardonAll()
 	clear(v.seen)
-	clear(v.senders)
 	for v.pbx[0].getsWithin(0) != nil {
 	}
 	for {
-		if soon(v.all) != nil {
+		if v.waits(2*time.Millisecond) != nil {
 			return
 		}
 		if _, _, _, err := v.all.ReadFrom(v.buf); err != nil {

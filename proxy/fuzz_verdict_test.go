@@ -115,15 +115,15 @@ func FuzzDatagramToVerdict(f *testing.F) {
 // verdicts is a lab whose other end is every address of 127.0.0.0/8, at one port.
 type verdicts struct {
 	*lab
-	t    *testing.T
-	all  *ipv4.PacketConn
-	port uint16
-	buf  []byte
+	t       *testing.T
+	all     *ipv4.PacketConn
+	port    uint16
+	buf     []byte
 	senders map[netip.Addr]bool // ever, for what they are sent may be late
 	// Of this input: who sent, and the nonce that the PBX gives.
-	seen    map[security.Source]bool
-	nonce   string
-	inputs  int
+	seen   map[security.Source]bool
+	nonce  string
+	inputs int
 }
 
 func newVerdicts(f *testing.F) *verdicts {

@@ -3,8 +3,10 @@
 // # The way of a message
 //
 //	transport reader   one goroutine per UDP socket and per connection; it takes a message all the way
+//	packet stage       guard.go: the source alone, before a byte is read – banned, flooding
 //	wire.Scan          receive.go: spans over the received bytes; what is not sound gets its error or is dropped
 //	transaction        receive.go: a retransmission, a CANCEL (cancel.go), an ACK (ack.go), or new
+//	message stage      guard.go: scanner, sanity, banned user, loop; a verdict of package security
 //	validate           validate.go: 16.3 – scheme, Max-Forwards, loop, Proxy-Require
 //	decide             route.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
 //	admit              admit.go: draining, overload, rates
@@ -15,7 +17,9 @@
 // A response: branch MAC and table slot → response.go (16.7): step the leg, pass it
 // up, try the next target, or conclude with the best. Timers come back through
 // context.go (16.8), ended connections and ICMP errors through edge.go (16.9).
-// What has no transaction goes through stateless.go (16.11).
+// What has no transaction goes through stateless.go (16.11). Its final answer tells
+// whether a password was right (guard.go); bans are brought to connections and to the
+// kernel by enforce.go and offload.go.
 //
 // Calls (package dialog) are told of all this and say what they want: requests of the
 // edge's own (inject.go sends them, own.go is their transaction), lines and records.
@@ -46,6 +50,7 @@
 //	scratch                           the goroutine that took it from the pool
 //	calls and their dialogs           dialog.Store shard → Call.mu; keep the policy of their INVITE
 //	timers                            Wheel; one node per context, one per call
+//	rates, bans, who is known         security.Guard; kept over a reload; offload what the kernel knows of them
 //	state_file                        store.File; its goroutine asks dialog.Store what has changed (keep.go)
 //
 // Locks are taken in the order responseContext.mu, then Call.mu, then one of table
@@ -64,5 +69,7 @@
 //	names to resolve    resolver.max_pending
 //	calls               limits.max_dialogs; then 503 to new calls, with an eighth in reserve for emergencies
 //	probes              timers.probe_rate_max a second; those that wait have a turn of their own
+//	sources, bans       limits.max_sources, limits.max_bans; package security has the rest
+//	lines of bans       20 a second, of loops 5; the rest is summed every 10 s
 //	lines of one call   5 a second about what an operator should change
 package proxy

@@ -134,36 +134,42 @@ func (g *Guard) Packet(s *Settings, p *Packet, v *Verdict, now time.Duration) {
 	}
 }
 
-// banned drops what comes from a banned source. Whom it must not hit is asked again
-// here: a name may have been resolved, a configuration reloaded since the ban.
+// grade is how a ban stops what comes from an address. Whom it must not hit is asked
+// again here: a name may have been resolved, a configuration reloaded since the ban.
+func (g *Guard) grade(s *Settings, src Source, from netip.Addr, now time.Duration) Grade {
+	grade := g.Book.Source(src, now)
+	if grade == Free || s.Trusts(from) || g.Bridge.Suspends(from, now) {
+		return Free
+	}
+	return grade
+}
+
+// banned drops what comes from a banned source.
 func (g *Guard) banned(s *Settings, p *Packet, v *Verdict, now time.Duration) bool {
-	grade := g.Book.Source(p.Source, now)
-	if grade == Free || s.Trusts(p.From) || g.Bridge.Suspends(p.From, now) {
-		return false
+	switch g.grade(s, p.Source, p.From, now) {
+	case Hard:
+		g.Book.Strike(p.Source, now)
+		v.Action = Drop
+	case Soft:
+		v.Soft = true // and it may not flood either
 	}
-	if grade == Soft {
-		v.Soft = true
-		return false // it may not flood either
-	}
-	g.Book.Strike(p.Source, now)
-	v.Action = Drop
-	return true
+	return v.Action == Drop
 }
 
 // Banned is the packet stage's first rule alone, for who has nothing but an address:
 // it counts a message that is to be dropped unread.
 func (g *Guard) Banned(s *Settings, from netip.Addr, now time.Duration) bool {
-	p := Packet{From: from, Source: SourceOf(from)}
-	if g.Book.Source(p.Source, now) != Hard {
+	src := SourceOf(from)
+	if g.grade(s, src, from, now) != Hard {
 		return false
 	}
-	var v Verdict
-	return g.banned(s, &p, &v, now) && v.Action == Drop
+	g.Book.Strike(src, now)
+	return true
 }
 
 // Stops says whether everything that an address sends is dropped.
-func (g *Guard) Stops(s *Settings, a netip.Addr, now time.Duration) bool {
-	return g.Book.Source(SourceOf(a), now) == Hard && !s.Trusts(a) && !g.Bridge.Suspends(a, now)
+func (g *Guard) Stops(s *Settings, from netip.Addr, now time.Duration) bool {
+	return g.grade(s, SourceOf(from), from, now) == Hard
 }
 
 // flood counts a message, and bans its source when it is one too many.

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
+
+// listenProtos are what a listener may speak.
+var listenProtos = []string{"udp", "tcp", "tls", "ws", "wss"}
 
 // parseListen reads the address of a listener, proto:ip:port.
 func parseListen(s string) (proto string, bind netip.AddrPort, err error) {
@@ -16,10 +20,8 @@ func parseListen(s string) (proto string, bind netip.AddrPort, err error) {
 	switch {
 	case !ok || strings.Contains(proto, ".") || strings.Contains(proto, "["):
 		return "", bind, fmt.Errorf("want proto:ip:port, for example udp:0.0.0.0:5060, not %s", quote(s))
-	case proto == "ws" || proto == "wss":
-		return "", bind, fmt.Errorf("%s listeners are not in this version", proto)
-	case proto != "udp" && proto != "tcp" && proto != "tls":
-		return "", bind, fmt.Errorf("unknown protocol %s: want udp, tcp or tls", quote(proto))
+	case !slices.Contains(listenProtos, proto):
+		return "", bind, fmt.Errorf("unknown protocol %s: want udp, tcp, tls, ws or wss", quote(proto))
 	}
 	rest = strings.TrimSpace(rest)
 	bind, err = netip.ParseAddrPort(rest)

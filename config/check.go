@@ -113,15 +113,15 @@ func (l *loader) checkAdvertise(key, value string) {
 }
 
 func (l *loader) checkCertificate(one Listener, key string) {
-	if one.Proto != "tls" {
+	if !one.Secure() {
 		if one.Certificate != "" || one.Key != "" {
-			l.errorf(key, "certificate and key belong to tls listeners")
+			l.errorf(key, "certificate and key belong to tls and wss listeners")
 		}
 		return
 	}
 	for _, file := range []struct{ key, path string }{{"certificate", one.Certificate}, {"key", one.Key}} {
 		if file.path == "" {
-			l.keyErrorf(key, "a tls listener needs %s", file.key)
+			l.keyErrorf(key, "a %s listener needs %s", one.Proto, file.key)
 		} else if err := readable(file.path); err != nil {
 			l.errorf(key+"."+file.key, "%v", err)
 			return

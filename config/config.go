@@ -21,39 +21,56 @@ import (
 //	apply  "restart" where a reload does not take the change over
 //	later  the key is known, but nothing in this version acts on it
 type Config struct {
-	Listen      []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
-	Advertise   string          `yaml:"advertise" doc:"Host or host:port that Via and Record-Route show instead of the listener's own address." zero:"the listener's own address"`
-	Aliases     []string        `yaml:"aliases" doc:"Further names and addresses in a URI that mean this edge, such as its DNS name."`
-	Secret      string          `yaml:"secret" doc:"Any long text; signs what Record-Route carries. With it, calls stay routable over a restart and to a second edge that has the same." zero:"the one in state_file, else a new one at each start" apply:"restart"`
-	StateFile   string          `yaml:"state_file" doc:"File that keeps answered calls, and what signs Record-Route unless secret is set, so that a restart loses neither. One edge at a time can have it." zero:"nothing is kept over a restart" apply:"restart"`
-	StopTimeout Duration        `yaml:"stop_timeout" doc:"How long a stop waits for transactions to end." min:"0" max:"3600"`
-	ServerID    string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
-	Log         Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
-	CDR         CDR             `yaml:"cdr" doc:"Call records: one for each call that ended, failed ones too. A reload takes changes over."`
-	Pools       map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
-	Routes      []Route         `yaml:"routes" doc:"Which pool takes a request from outside; the first match wins. Needed only where there are several pools."`
-	Timers      Timers          `yaml:"timers" doc:"How every call comes to its end: session timers (RFC 4028), probes of both legs, limits of duration. A call keeps the values of its INVITE: a reload touches only later INVITEs."`
-	Security    Security        `yaml:"security" doc:"What is stopped and banned. The names are those of Sipwise NGCP: its section security can be pasted here."`
-	Transaction Transaction     `yaml:"transaction" doc:"Timers of RFC 3261 section 17 and of the fail-over inside a transaction. New transactions take a change over."`
-	Limits      Limits          `yaml:"limits" doc:"Bounds of every table, queue and message."`
-	Lab         bool            `yaml:"lab" doc:"Permits values below the safe minima. For laboratories and tests only; start and check warn about it."`
-	Resolver    Resolver        `yaml:"resolver" doc:"DNS lookups of backend names and of requests that the PBX sends out (RFC 3263)." apply:"restart"`
-	Admin       Admin           `yaml:"admin" doc:"The administration socket."`
+	Listen       []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
+	Advertise    string          `yaml:"advertise" doc:"Host or host:port that Via, Record-Route, Path and Contact show instead of the listener's own address." zero:"the listener's own address"`
+	Aliases      []string        `yaml:"aliases" doc:"Further names and addresses in a URI that mean this edge, such as its DNS name."`
+	Secret       string          `yaml:"secret" doc:"Any long text; signs what Record-Route, Path and Contact carry. With it, calls and registrations stay routable over a restart and to a second edge that has the same." zero:"the one in state_file, else a new one at each start" apply:"restart"`
+	StateFile    string          `yaml:"state_file" doc:"File that keeps answered calls and registrations, and what signs Record-Route, Path and Contact unless secret is set, so that a restart loses neither. One edge at a time can have it." zero:"nothing is kept over a restart" apply:"restart"`
+	StopTimeout  Duration        `yaml:"stop_timeout" doc:"How long a stop waits for transactions to end." min:"0" max:"3600"`
+	ServerID     string          `yaml:"server_id" doc:"Server and User-Agent header field of messages that sipward itself originates." zero:"no such header field"`
+	Log          Log             `yaml:"log" doc:"Log lines: one per request, relayed request and reply, and the operational ones."`
+	CDR          CDR             `yaml:"cdr" doc:"Call records: one for each call that ended, failed ones too. A reload takes changes over."`
+	Pools        map[string]Pool `yaml:"pools" doc:"Groups of backends by name. At least one pool with one backend is needed."`
+	Routes       []Route         `yaml:"routes" doc:"Which pool takes a request from outside; the first match wins. Needed only where there are several pools."`
+	Registration Registration    `yaml:"registration" doc:"How registered phones are found again behind NAT, over TCP and from browsers. A reload takes changes over with the next REGISTER."`
+	Timers       Timers          `yaml:"timers" doc:"How every call comes to its end: session timers (RFC 4028), probes of both legs, limits of duration. A call keeps the values of its INVITE: a reload touches only later INVITEs."`
+	Security     Security        `yaml:"security" doc:"What is stopped and banned. The names are those of Sipwise NGCP: its section security can be pasted here."`
+	Transaction  Transaction     `yaml:"transaction" doc:"Timers of RFC 3261 section 17 and of the fail-over inside a transaction. New transactions take a change over."`
+	Limits       Limits          `yaml:"limits" doc:"Bounds of every table, queue and message."`
+	Lab          bool            `yaml:"lab" doc:"Permits values below the safe minima. For laboratories and tests only; start and check warn about it."`
+	Resolver     Resolver        `yaml:"resolver" doc:"DNS lookups of backend names and of requests that the PBX sends out (RFC 3263)." apply:"restart"`
+	Admin        Admin           `yaml:"admin" doc:"The administration socket."`
 }
 
 // Listener is one socket to receive on. In the file it is either the address alone or a map.
 type Listener struct {
-	Address     string `yaml:"address" doc:"proto:ip:port; proto is udp, tcp or tls, the address an IP literal, IPv6 in brackets." apply:"restart"`
-	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain of a tls listener." apply:"restart"`
-	Key         string `yaml:"key" doc:"PEM file with the private key of a tls listener." apply:"restart"`
-	Side        string `yaml:"side" doc:"inside: the listener faces the PBX. Empty: it serves both sides." one:"inside" zero:"both sides" apply:"restart"`
-	Advertise   string `yaml:"advertise" doc:"Host or host:port to show for this listener." zero:"the global advertise" apply:"restart"`
+	Address      string    `yaml:"address" doc:"proto:ip:port; proto is udp, tcp, tls, ws or wss, the address an IP literal, IPv6 in brackets." apply:"restart"`
+	Certificate  string    `yaml:"certificate" doc:"PEM file with the certificate chain of a tls or wss listener. It is read again when it changes and at a reload." apply:"restart"`
+	Key          string    `yaml:"key" doc:"PEM file with the private key of a tls or wss listener." apply:"restart"`
+	Certificates []KeyPair `yaml:"certificates" doc:"Further certificates of a tls or wss listener, chosen by the name that the client asks for (SNI)." apply:"restart"`
+	ClientCA     string    `yaml:"client_ca" doc:"PEM file with the certificates that sign those of clients of a tls or wss listener." zero:"clients need no certificate" apply:"restart"`
+	ClientAuth   string    `yaml:"client_auth" doc:"With client_ca: require a certificate of every client, or verify only what a client shows." one:"require|optional" zero:"require" apply:"restart"`
+	Origins      []string  `yaml:"origins" doc:"Web origins (scheme://host[:port]) whose pages may connect to a ws or wss listener." zero:"every origin" apply:"restart"`
+	Side         string    `yaml:"side" doc:"inside: the listener faces the PBX. Empty: it serves both sides." one:"inside" zero:"both sides" apply:"restart"`
+	Advertise    string    `yaml:"advertise" doc:"Host or host:port to show for this listener." zero:"the global advertise" apply:"restart"`
 
-	// Proto is the lower-case protocol of Address: udp, tcp or tls.
+	// Proto is the lower-case protocol of Address: udp, tcp, tls, ws or wss.
 	Proto string `yaml:"-"`
 	// Bind is the parsed IP address and port of Address.
 	Bind netip.AddrPort `yaml:"-"`
 }
+
+// KeyPair is one certificate with its key.
+type KeyPair struct {
+	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain." apply:"restart"`
+	Key         string `yaml:"key" doc:"PEM file with the private key." apply:"restart"`
+}
+
+// Secure reports whether the listener speaks TLS.
+func (l Listener) Secure() bool { return l.Proto == "tls" || l.Proto == "wss" }
+
+// Web reports whether the listener speaks WebSocket (RFC 7118).
+func (l Listener) Web() bool { return l.Proto == "ws" || l.Proto == "wss" }
 
 // Log says what is logged, how and where.
 type Log struct {
@@ -81,6 +98,7 @@ type Pool struct {
 	AuthFailureCodes []int     `yaml:"auth_failure_codes" doc:"Answers to a request with credentials that mean a wrong password; 403 counts for REGISTER only." one:"401|403|407" zero:"failed authentication is not counted"`
 	SlowStart        Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
 	IdentityHeader   string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
+	SupportsPath     bool      `yaml:"supports_path" doc:"The registrars of this pool understand Path (RFC 3327) from every phone: Kamailio, FreeSWITCH, Asterisk with support_path=yes."`
 	TLS              PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
 }
 
@@ -107,9 +125,11 @@ type Backend struct {
 
 // PoolTLS is how connections to the backends of a pool are verified.
 type PoolTLS struct {
-	CA         string `yaml:"ca" doc:"PEM file with the certificates to trust." zero:"the system's"`
-	Insecure   bool   `yaml:"insecure" doc:"Do not verify the backend's certificate."`
-	ServerName string `yaml:"server_name" doc:"Name to ask for and to verify." zero:"the host of the backend's address"`
+	CA          string `yaml:"ca" doc:"PEM file with the certificates to trust." zero:"the system's"`
+	Insecure    bool   `yaml:"insecure" doc:"Do not verify the backend's certificate."`
+	ServerName  string `yaml:"server_name" doc:"Name to ask for and to verify." zero:"the host of the backend's address"`
+	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain to show to the backend." zero:"none"`
+	Key         string `yaml:"key" doc:"PEM file with its private key." zero:"none"`
 }
 
 // Route sends the requests that match to a pool.
@@ -128,6 +148,15 @@ type Match struct {
 	RURIPrefix string         `yaml:"ruri_prefix" doc:"The Request-URI begins with this text."`
 	FromDomain string         `yaml:"from_domain" doc:"The host of the From URI, letter case ignored."`
 	Source     []netip.Prefix `yaml:"source" doc:"The request came from any of these addresses or networks (CIDR)."`
+}
+
+// Registration says how the edge is found by calls to registered phones.
+type Registration struct {
+	Mode         string   `yaml:"mode" doc:"What a REGISTER carries to lead calls back over the phone's own flow. path: a Path header field (RFC 3327); contact: a Contact of the edge's own in place of the phone's; auto: path where the phone says Supported: path or the pool has supports_path, unless the registrar ignored it, else contact." one:"auto|path|contact"`
+	ClosedGrace  Duration `yaml:"closed_grace" doc:"Time that a phone has to register over a new connection before its registrations over the closed one are dead." min:"0.01" safe:"1" max:"300"`
+	Ping         string   `yaml:"ping" doc:"What keeps the mappings of NATs open: options makes the phone answer, which every NAT counts; crlf is the least that can be sent." one:"options|crlf|none"`
+	PingInterval Duration `yaml:"ping_interval" doc:"Time between two pings of a phone behind NAT or of a browser. Keep it below the 30 s after which many NATs forget." min:"0.05" safe:"5" max:"600"`
+	STUN         bool     `yaml:"stun" doc:"Answer STUN binding requests on udp listeners (RFC 5626 3.5.2)."`
 }
 
 // Timers says how long calls last and how the edge finds out that one is dead.
@@ -246,15 +275,18 @@ type Limits struct {
 	MaxTransactions         int      `yaml:"max_transactions" doc:"Transactions at the same time; above it new requests get 503." min:"100" max:"10000000" apply:"restart"`
 	TransactionMemory       int      `yaml:"transaction_memory" doc:"Messages stored for transactions; above it new requests get 503." unit:"bytes" min:"1048576" max:"68719476736" apply:"restart"`
 	MaxDialogs              int      `yaml:"max_dialogs" doc:"Dialogs of calls at the same time, ringing ones too; above it a new call gets 503." min:"100" max:"10000000" apply:"restart"`
-	MaxBindings             int      `yaml:"max_bindings" doc:"Registrations at the same time." min:"100" max:"10000000" later:"yes" apply:"restart"`
+	MaxBindings             int      `yaml:"max_bindings" doc:"Registered contacts that are followed at the same time; above it a registration passes, but calls to it depend on what the registrar kept." min:"100" max:"10000000" apply:"restart"`
 	MaxSources              int      `yaml:"max_sources" doc:"Source addresses whose messages are counted at the same time; above it those seen least make room." min:"1000" max:"10000000" apply:"restart"`
 	MaxBans                 int      `yaml:"max_bans" doc:"Bans at the same time; above it those that stop least make room." min:"100" max:"2000000" apply:"restart"`
-	MaxConnections          int      `yaml:"max_connections" doc:"TCP and TLS connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
+	MaxConnections          int      `yaml:"max_connections" doc:"TCP, TLS and WebSocket connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
 	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
+	AcceptRate              int      `yaml:"accept_rate" doc:"Connections that are accepted a second; more wait in the kernel, as after a restart when every phone comes back." unit:"per second" min:"1" max:"1000000" apply:"restart"`
 	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
-	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake." min:"0.01" safe:"1" max:"120" apply:"restart"`
+	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake, and for a WebSocket upgrade." min:"0.01" safe:"1" max:"120" apply:"restart"`
 	MessageTimeout          Duration `yaml:"message_timeout" doc:"Time from the first byte of a message on a stream to its last." min:"0.01" safe:"1" max:"300" apply:"restart"`
 	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
+	KeepaliveIdle           Duration `yaml:"keepalive_idle" doc:"A connection on which nothing came for this time is probed by the kernel (TCP keep-alive)." min:"1" safe:"5" max:"7200" apply:"restart"`
+	UnackedTimeout          Duration `yaml:"unacked_timeout" doc:"A connection whose peer acknowledges nothing for this time is closed (TCP_USER_TIMEOUT); so long a call to a phone that fell silent may take to fail." min:"1" safe:"5" max:"300" apply:"restart"`
 	WriteTimeout            Duration `yaml:"write_timeout" doc:"A connection whose peer takes nothing for this time is closed." min:"0.01" safe:"1" max:"300" apply:"restart"`
 	WriteQueue              int      `yaml:"write_queue" doc:"What may wait to be written to one connection; above it the connection is closed." unit:"bytes" min:"65536" max:"67108864" apply:"restart"`
 	ReceiveBuffer           int      `yaml:"receive_buffer" doc:"Kernel receive buffer of each UDP socket (SO_RCVBUF)." unit:"bytes" min:"65536" max:"1073741824" apply:"restart"`
@@ -288,9 +320,10 @@ func Default() *Config {
 			{Address: "udp:0.0.0.0:5060", Proto: "udp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
 			{Address: "tcp:0.0.0.0:5060", Proto: "tcp", Bind: netip.AddrPortFrom(netip.IPv4Unspecified(), 5060)},
 		},
-		Log:         Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
-		CDR:         CDR{Output: "none", Format: "json"},
-		StopTimeout: 30 * second,
+		Log:          Log{Format: "kamailio", Level: "notice", Output: "stdout", Requests: true, Replies: true},
+		CDR:          CDR{Output: "none", Format: "json"},
+		StopTimeout:  30 * second,
+		Registration: Registration{Mode: "auto", ClosedGrace: 5 * second, Ping: "options", PingInterval: 20 * second, STUN: true},
 		Timers: Timers{
 			SessionTTL: 600 * second, SessionUpdateSegment: 2, NoTimerCallDuration: 7200 * second, MinSE: 90 * second,
 			InsertSE: "if_uac_supports", RejectSmallSE: true, Detect: "any", ProbeMethods: []string{"update", "reinvite", "options"},
@@ -315,7 +348,8 @@ func Default() *Config {
 		Limits: Limits{
 			MaxTransactions: 200000, TransactionMemory: 512 << 20, MaxDialogs: 200000, MaxBindings: 200000,
 			MaxSources: 1000000, MaxBans: 200000,
-			MaxConnections: 10000, MaxConnectionsPerSource: 256, MaxMessage: 65535,
+			MaxConnections: 10000, MaxConnectionsPerSource: 256, AcceptRate: 1000, MaxMessage: 65535,
+			KeepaliveIdle: 20 * second, UnackedTimeout: 10 * second,
 			HandshakeTimeout: 10 * second, MessageTimeout: 15 * second, IdleTimeout: 3900 * second, WriteTimeout: 10 * second,
 			WriteQueue: 1 << 20, ReceiveBuffer: 8 << 20, QueueDelay: second / 5, Emergency: []string{"sos"},
 		},

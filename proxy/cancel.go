@@ -64,7 +64,7 @@ func (c *responseContext) cancelLegLocked(w *scratch, l *leg, now time.Duration)
 	if l.client.State() != transaction.Proceeding || l.out == nil {
 		return
 	}
-	w.again.Scan(l.out, l.flow.Proto().Reliable())
+	w.again.Scan(l.out, l.flow.Proto().Streamed())
 	cl := &cancelLeg{
 		client: transaction.NewMachine(transaction.NonInviteClient, l.flow.Proto().Reliable()),
 		out:    appendHopRequest(make([]byte, 0, 512), &w.again, "CANCEL", w.again.Bytes(w.headerLine(&w.again, wire.KindTo)), c.reason),
@@ -78,7 +78,7 @@ func (c *responseContext) cancelLegLocked(w *scratch, l *leg, now time.Duration)
 // ackFor builds the ACK for the 3xx–6xx in w.msg (17.1.1.3): everything of the
 // request as sent, but the To of the response.
 func (w *scratch) ackFor(l *leg) []byte {
-	w.again.Scan(l.out, l.flow.Proto().Reliable())
+	w.again.Scan(l.out, l.flow.Proto().Streamed())
 	start := len(w.arena)
 	w.arena = appendHopRequest(w.arena, &w.again, "ACK", w.msg.Bytes(w.headerLine(&w.msg, wire.KindTo)), nil)
 	return w.arena[start:len(w.arena):len(w.arena)]

@@ -13,7 +13,7 @@ func (c *responseContext) tryNextLocked(w *scratch, now time.Duration) bool {
 	if c.req == nil {
 		return false
 	}
-	w.again.Scan(c.req, c.up.Proto().Reliable())
+	w.again.Scan(c.req, c.up.Proto().Streamed())
 	return c.tryNextFromLocked(w, &w.again, now)
 }
 

@@ -103,7 +103,7 @@ func (e *Edge) guarded(w *scratch, p *transport.Packet, now time.Duration) bool 
 		return true
 	}
 	if v.Ban != nil {
-		w.msg.Scan(p.Data, p.Flow.Proto().Reliable())
+		w.msg.Scan(p.Data, p.Flow.Proto().Streamed())
 	}
 	return e.packetJudged(w, p)
 }
@@ -288,7 +288,7 @@ func (c *responseContext) judgedLocked(w *scratch, status int, b []byte, now tim
 	c.attempt = nil
 	stale := false
 	if b != nil && (status == 401 || status == 407) {
-		w.again.Scan(b, c.up.Proto().Reliable())
+		w.again.Scan(b, c.up.Proto().Streamed())
 		stale = security.IsStale(&w.again)
 	}
 	e := c.edge

@@ -140,7 +140,7 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 // logBye writes the line of a BYE of our own.
 func (e *Edge) logBye(b []byte, h hop) {
 	var m wire.Msg
-	m.Scan(b, h.flow.Proto().Reliable())
+	m.Scan(b, h.flow.Proto().Streamed())
 	e.logRelay(&m, h)
 }
 

@@ -23,7 +23,7 @@ func (e *Edge) Receive(p *transport.Packet) {
 		return
 	}
 	fault := p.Fault
-	if f := w.msg.Scan(p.Data, p.Flow.Proto().Reliable()); fault == wire.NoFault {
+	if f := w.msg.Scan(p.Data, p.Flow.Proto().Streamed()); fault == wire.NoFault {
 		fault = f
 	}
 	if fault == wire.NoFault && len(p.Data) > e.maxMessage {

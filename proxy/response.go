@@ -298,7 +298,7 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, by d
 	c.heardFinalLocked(w, nil, status, now)
 	c.failedLocked(w, status, by, now)
 	if c.method == wire.INVITE && status >= 300 && c.server.State() == transaction.Completed {
-		w.again.Scan(b, c.up.Proto().Reliable())
+		w.again.Scan(b, c.up.Proto().Streamed())
 		w.key = transaction.AppendAckKey(w.key[:0], &w.again)
 		if k := string(w.key); c.edge.table.Alias(k, c) {
 			c.ackKey = k

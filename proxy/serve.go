@@ -148,7 +148,7 @@ func (c *responseContext) localReply(w *scratch, status int) []byte {
 	if c.req == nil {
 		return nil
 	}
-	w.again.Scan(c.req, c.up.Proto().Reliable())
+	w.again.Scan(c.req, c.up.Proto().Streamed())
 	var extra []byte
 	if status == 503 {
 		extra = c.edge.retryLater()

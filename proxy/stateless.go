@@ -89,7 +89,7 @@ func (e *Edge) resolveStateless(m *wire.Msg, f transport.Flow, r route) {
 			e.count.rejected.Add(1)
 			return
 		}
-		w.msg.Scan(stored, f.Proto().Reliable())
+		w.msg.Scan(stored, f.Proto().Streamed())
 		e.passStateless(w, &w.msg, f, snap, &r)
 	})
 }

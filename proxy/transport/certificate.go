@@ -9,6 +9,12 @@ import (
 	"strings"
 )
 
+// prepareTLS reads the certificates of a tls or wss listener and sets what its connections are accepted with.
+func (l *Listener) prepareTLS() error {
+	l.tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: l.currentCertificate}
+	return l.ReloadCertificate()
+}
+
 // ReloadCertificate reads the certificate and key files again; new connections use the new pair. On an error the old one
 // stays.
 func (l *Listener) ReloadCertificate() error {

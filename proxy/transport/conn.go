@@ -242,7 +242,7 @@ func (c *Conn) establish(raw *net.TCPConn) error {
 	}
 	var stream io.ReadWriter = box
 	var secure *tls.Conn
-	if c.proto == wire.TLS {
+	if c.proto.Secure() {
 		secure = c.secure(box)
 		stream = secure
 	}

@@ -99,8 +99,7 @@ func (l *Layer) open(index int, spec config.Listener) (*Listener, error) {
 	case wire.TCP:
 		err = o.openTCP(bind)
 	case wire.TLS:
-		o.tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: o.currentCertificate}
-		if err = o.ReloadCertificate(); err == nil {
+		if err = o.prepareTLS(); err == nil {
 			err = o.openTCP(bind)
 		}
 	default:

@@ -39,6 +39,11 @@ func (p Proto) Param() string {
 // Reliable tells whether the transport retransmits for us.
 func (p Proto) Reliable() bool { return p != UDP }
 
+// Streamed tells whether messages follow each other in a stream, so that their
+// Content-Length says where they end (RFC 3261 18.3); a datagram and a WebSocket
+// message end by themselves (RFC 7118 5).
+func (p Proto) Streamed() bool { return p == TCP || p == TLS }
+
 // Secure tells whether the transport is encrypted.
 func (p Proto) Secure() bool { return p == TLS || p == WSS }
 

@@ -16,18 +16,20 @@ const (
 	quoted                   // between single quotes
 	reason                   // without quotes, with spaces; fields follow
 	message                  // the text of an operational line; fields follow
+	item                     // one of several without quotes, between commas
 )
 
 // unsafeIn holds for each byte the kinds in which it must be escaped.
 var unsafeIn = func() (t [256]kind) {
 	for c := range t {
 		if c < ' ' || c >= 0x7f || c == '\\' {
-			t[c] = token | quoted | reason | message
+			t[c] = token | quoted | reason | message | item
 		}
 	}
-	t['\''] = token | quoted | reason
-	t['"'] = token | quoted | reason
-	t[' '] = token
+	t['\''] = token | quoted | reason | item
+	t['"'] = token | quoted | reason | item
+	t[' '] = token | item
+	t[','] = item
 	t['='] = reason | message
 	return t
 }()

@@ -239,8 +239,7 @@ func (l *Log) Request(r *Request) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := l.begins(p.b[:0], "NOTICE: ")
-	b = append(b, ": New request on "...)
+	b := l.begins(p.b[:0], "NOTICE: ", "New request on ")
 	b = append(b, l.script...)
 	b = append(b, " - M="...)
 	b = appendToken(b, r.Method)
@@ -271,8 +270,7 @@ func (l *Log) Relay(r *Relay) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := l.begins(p.b[:0], "NOTICE: ")
-	b = append(b, ": Relaying request - M="...)
+	b := l.begins(p.b[:0], "NOTICE: ", "Relaying request - M=")
 	b = appendToken(b, r.Method)
 	b = appendParties(b, r.RURI, r.From, r.To)
 	b = append(b, " D="...)
@@ -294,8 +292,7 @@ func (l *Log) Reply(r *Reply) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := l.begins(p.b[:0], "NOTICE: ")
-	b = append(b, ": Reply from "...)
+	b := l.begins(p.b[:0], "NOTICE: ", "Reply from ")
 	b = appendToken(b, r.Side)
 	b = append(b, " - S="...)
 	b = strconv.AppendInt(b, int64(r.Status), 10)
@@ -321,8 +318,7 @@ func (l *Log) Ended(e *End) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	b := l.begins(p.b[:0], "NOTICE: ")
-	b = append(b, ": Call ended - C="...)
+	b := l.begins(p.b[:0], "NOTICE: ", "Call ended - C=")
 	b = appendToken(b, e.Reason)
 	b = append(b, " D="...)
 	b = appendSeconds(b, e.Duration)
@@ -350,8 +346,9 @@ func (l *Log) ends(p *line, b, callID []byte) {
 	_, _ = l.writer.Write(p.b)
 }
 
-// begins appends what each line of the format kamailio begins with: the time, host, process, level and script.
-func (l *Log) begins(b []byte, level string) []byte {
+// begins appends what each line of the format kamailio begins with: the time, host, process, level, script and the
+// first words of its text.
+func (l *Log) begins(b []byte, level, text string) []byte {
 	now := time.Now()
 	s := l.stamp.Load()
 	if second := now.Unix(); s == nil || s.second != second {
@@ -361,7 +358,8 @@ func (l *Log) begins(b []byte, level string) []byte {
 	b = append(b, s.text...)
 	b = append(b, l.ident...)
 	b = append(b, level...)
-	return append(b, l.script...)
+	b = append(b, l.script...)
+	return append(append(b, ": "...), text...)
 }
 
 func appendParties(b, ruri, from, to []byte) []byte {

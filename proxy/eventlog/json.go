@@ -26,15 +26,19 @@ func (l *Log) beginAt(level, name string) event {
 	return event{e: e.Str("level", level).Str("event", name)}
 }
 
-func (o *event) bytes(key string, v []byte) {
-	if len(v) > maxValue {
-		n := maxValue
-		for n > maxValue-utf8.UTFMax && !utf8.RuneStart(v[n]) {
-			n-- // not through the middle of a rune
-		}
-		v, o.cut = v[:n], true
+func (o *event) bytes(key string, v []byte) { o.e.Bytes(key, o.bounded(v)) }
+
+// bounded is what is written of a value.
+func (o *event) bounded(v []byte) []byte {
+	if len(v) <= maxValue {
+		return v
 	}
-	o.e.Bytes(key, v)
+	n := maxValue
+	for n > maxValue-utf8.UTFMax && !utf8.RuneStart(v[n]) {
+		n-- // not through the middle of a rune
+	}
+	o.cut = true
+	return v[:n]
 }
 
 func (o *event) addrPort(key string, a netip.AddrPort) {

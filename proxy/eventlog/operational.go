@@ -103,8 +103,7 @@ func (l *Log) text(level string, p []byte) []byte {
 			fields = appendField(fields, name, plain)
 		}
 	}
-	b := append(l.begins(nil, level), ": "...)
-	b = appendEscaped(b, text, message, maxMessage)
+	b := appendEscaped(l.begins(nil, level, ""), text, message, maxMessage)
 	if err != nil {
 		fields = appendField(fields, "log_error", err.Error())
 	}

@@ -54,7 +54,7 @@ func (l *Log) Banned(b *Ban) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	t := append(l.begins(p.b[:0], "WARNING: "), ": IP '"...)
+	t := l.begins(p.b[:0], "WARNING: ", "IP '")
 	t = append(appendAddr(t, b.IP), "' is blocked and banned - R=<null>"...)
 	l.ends(p, t, b.CallID)
 }
@@ -76,7 +76,7 @@ func (l *Log) FailedAuth(a *AuthFailure) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	t := append(l.begins(p.b[:0], "WARNING: "), ": Consecutive Authentication Failure for '"...)
+	t := l.begins(p.b[:0], "WARNING: ", "Consecutive Authentication Failure for '")
 	t = append(appendText(t, []byte(a.User)), "' UA='"...)
 	t = append(appendText(t, []byte(a.UA)), "' IP='"...)
 	t = append(appendAddr(t, a.IP), "' - R=<null>"...)
@@ -98,7 +98,7 @@ func (l *Log) Exceeded(x *Exceeded) {
 	}
 	p := lines.Get().(*line)
 	defer lines.Put(p)
-	t := append(l.begins(p.b[:0], "WARNING: "), ": NOT banned: IP '"...)
+	t := l.begins(p.b[:0], "WARNING: ", "NOT banned: IP '")
 	t = append(appendAddr(t, x.IP), "' exceeded "...)
 	t = append(strconv.AppendInt(t, int64(x.Limit), 10), '/')
 	t = strconv.AppendFloat(t, x.Window.Seconds(), 'f', -1, 64)
@@ -126,13 +126,13 @@ func (l *Log) Looped(x *Loop) {
 	p := lines.Get().(*line)
 	defer lines.Put(p)
 	if s.level >= levelNotice {
-		t := append(l.begins(p.b[:0], "NOTICE: "), ": Possible loop detected on call "...)
+		t := l.begins(p.b[:0], "NOTICE: ", "Possible loop detected on call ")
 		t = append(appendPair(t, x), " ("...)
 		p.b = append(strconv.AppendInt(t, int64(x.Calls), 10), " total calls during last second)\n"...)
 		_, _ = l.writer.Write(p.b)
 	}
 	if s.level >= levelWarning && !x.Passes {
-		t := append(l.begins(p.b[:0], "WARNING: "), ": Loop detected on call "...)
+		t := l.begins(p.b[:0], "WARNING: ", "Loop detected on call ")
 		t = append(appendPair(t, x), " (IP:"...)
 		p.b = append(appendAddrPort(t, x.Src), ")\n"...)
 		_, _ = l.writer.Write(p.b)

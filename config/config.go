@@ -19,7 +19,6 @@ import (
 //	zero   what the value 0 (or the empty text) means; 0 is then legal whatever min and safe say
 //	one    the legal words
 //	apply  "restart" where a reload does not take the change over
-//	later  the key is known, but nothing in this version acts on it
 type Config struct {
 	Listen       []Listener      `yaml:"listen" doc:"Addresses to receive SIP on, as proto:ip:port or as a map of the keys below." apply:"restart"`
 	Advertise    string          `yaml:"advertise" doc:"Host or host:port that Via, Record-Route, Path and Contact show instead of the listener's own address." zero:"the listener's own address"`

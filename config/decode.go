@@ -10,12 +10,6 @@ import (
 	"strings"
 )
 
-// later lists keys that other versions know and this one does not even hold; what is under them is not looked at.
-// Keys that have a field but no effect yet carry the tag `later`.
-var later = []string{}
-
-const noEffect = "has no effect in this version"
-
 var (
 	durationType = reflect.TypeFor[Duration]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
@@ -57,19 +51,12 @@ func (l *loader) decodeStruct(values map[string]any, dst reflect.Value, path str
 			l.unknown(sub, name, dst.Type())
 			continue
 		}
-		if f.Tag.Get("later") != "" && values[name] != nil {
-			l.warnf(sub, noEffect)
-		}
 		l.decode(values[name], dst.FieldByIndex(f.Index), f.Tag, sub)
 	}
 }
 
 // unknown reports a key that does not exist, with the best guess at what was meant.
 func (l *loader) unknown(path, name string, section reflect.Type) {
-	if slices.Contains(later, pattern(path)) {
-		l.warnf(path, noEffect)
-		return
-	}
 	if section == reflect.TypeFor[Listener]() && slices.Contains([]string{"udp", "tcp", "tls"}, name) {
 		l.keyErrorf(path, "unknown key (write %s:ip:port without a space after the first colon)", name)
 		return
@@ -88,24 +75,6 @@ func (l *loader) unknown(path, name string, section reflect.Type) {
 		}
 	}
 	l.keyErrorf(path, "unknown key%s", hint)
-}
-
-// pattern turns the path of a value into that of its key: numbers and pool names become place holders.
-func pattern(path string) string {
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		b.WriteByte(path[i])
-		if path[i] == '[' {
-			for i+1 < len(path) && path[i+1] != ']' {
-				i++
-			}
-		}
-	}
-	parts := strings.Split(b.String(), ".")
-	if len(parts) > 1 && parts[0] == "pools" {
-		parts[1] = "<name>"
-	}
-	return strings.Join(parts, ".")
 }
 
 // decode sets one value. nil leaves the default, as an absent key does.

@@ -10,7 +10,7 @@ import (
 
 // Diff names the keys whose values differ between two loaded configurations: those that a reload takes over at once
 // and those that wait for a restart. Backends are named by their name, pools.pbx.backends[pbx1].state; a pool or
-// backend that came or went is named as a whole. Keys without effect in this version are left out.
+// backend that came or went is named as a whole.
 func Diff(old, new *Config) (applied, restart []string) {
 	var d difference
 	d.section(reflect.ValueOf(old).Elem(), reflect.ValueOf(new).Elem(), "", false)
@@ -30,7 +30,7 @@ func (d *difference) add(key string, needsRestart bool) {
 func (d *difference) section(old, new reflect.Value, path string, needsRestart bool) {
 	for f, before := range old.Fields() {
 		after := new.FieldByIndex(f.Index)
-		if f.Tag.Get("yaml") == "-" || f.Tag.Get("later") != "" {
+		if f.Tag.Get("yaml") == "-" {
 			continue
 		}
 		key := join(path, f.Tag.Get("yaml"))

@@ -20,6 +20,7 @@ type Row struct {
 func Effective(c *Config) []Row {
 	var rows []Row
 	rows = appendRows(rows, reflect.ValueOf(c.Limits), "limits")
+	rows = appendRows(rows, reflect.ValueOf(c.Registration), "registration")
 	rows = append(rows, timerRows(c)...)
 	rows = append(rows, securityRows(c.Security)...)
 	rows = appendRows(rows, reflect.ValueOf(c.Transaction), "transaction")
@@ -95,7 +96,6 @@ func appendRows(rows []Row, section reflect.Value, path string) []Row {
 	for f, v := range section.Fields() {
 		key := join(path, f.Tag.Get("yaml"))
 		switch {
-		case f.Tag.Get("later") != "":
 		case f.Name == "TLS" || f.Type == reflect.TypeFor[[]Backend]():
 		case isSection(f.Type):
 			rows = appendRows(rows, v, key)
@@ -106,7 +106,7 @@ func appendRows(rows []Row, section reflect.Value, path string) []Row {
 				name = "probe " + name
 			case strings.HasSuffix(path, ".block_useragents"):
 				name = "block useragents " + name
-			case path == "cdr" || path == "admin": // "output" alone says little
+			case path == "cdr" || path == "admin" || path == "registration": // "output" alone says little
 				name = path + " " + name
 			}
 			rows = append(rows, Row{name, effective(f, v), key})

@@ -15,17 +15,16 @@ type Key struct {
 	Doc     string // one or two sentences
 	Bounds  string // legal values in words, empty when any value is
 	Restart bool   // a change takes effect only after a restart
-	Later   bool   // accepted, but without effect in this version
 }
 
 // Keys lists every key in the order of the file. Sections are not keys themselves. The slice is shared: read only.
 var Keys = sync.OnceValue(func() []Key {
 	var keys []Key
-	collectKeys(&keys, reflect.ValueOf(Default()).Elem(), "", false, false)
+	collectKeys(&keys, reflect.ValueOf(Default()).Elem(), "", false)
 	return keys
 })
 
-func collectKeys(keys *[]Key, section reflect.Value, path string, restart, isLater bool) {
+func collectKeys(keys *[]Key, section reflect.Value, path string, restart bool) {
 	for f, v := range section.Fields() {
 		name := f.Tag.Get("yaml")
 		if name == "-" {
@@ -33,27 +32,28 @@ func collectKeys(keys *[]Key, section reflect.Value, path string, restart, isLat
 		}
 		sub := join(path, name)
 		subRestart := restart || f.Tag.Get("apply") == "restart"
-		subLater := isLater || f.Tag.Get("later") != ""
 		switch v.Interface().(type) {
 		case []Listener:
 			*keys = append(*keys, Key{
 				Path: sub, Type: "list", Default: "[udp:0.0.0.0:5060, tcp:0.0.0.0:5060]", Doc: f.Tag.Get("doc"), Restart: true,
 			})
-			collectKeys(keys, reflect.ValueOf(Listener{}), sub+"[]", subRestart, subLater)
+			collectKeys(keys, reflect.ValueOf(Listener{}), sub+"[]", subRestart)
+		case []KeyPair:
+			*keys = append(*keys, Key{Path: sub, Type: "list", Default: show(v), Doc: f.Tag.Get("doc"), Restart: subRestart})
+			collectKeys(keys, reflect.ValueOf(KeyPair{}), sub+"[]", subRestart)
 		case map[string]Pool:
-			collectKeys(keys, reflect.ValueOf(DefaultPool()), sub+".<name>", subRestart, subLater)
+			collectKeys(keys, reflect.ValueOf(DefaultPool()), sub+".<name>", subRestart)
 		case []Backend:
-			collectKeys(keys, reflect.ValueOf(DefaultBackend()), sub+"[]", subRestart, subLater)
+			collectKeys(keys, reflect.ValueOf(DefaultBackend()), sub+"[]", subRestart)
 		case []Route:
-			collectKeys(keys, reflect.ValueOf(Route{}), sub+"[]", subRestart, subLater)
+			collectKeys(keys, reflect.ValueOf(Route{}), sub+"[]", subRestart)
 		default:
 			if isSection(f.Type) {
-				collectKeys(keys, v, sub, subRestart, subLater)
+				collectKeys(keys, v, sub, subRestart)
 				continue
 			}
 			*keys = append(*keys, Key{
-				Path: sub, Type: typeName(f), Default: show(v), Doc: f.Tag.Get("doc"), Bounds: boundsOf(f),
-				Restart: subRestart, Later: subLater,
+				Path: sub, Type: typeName(f), Default: show(v), Doc: f.Tag.Get("doc"), Bounds: boundsOf(f), Restart: subRestart,
 			})
 		}
 	}

@@ -67,7 +67,7 @@ func TestTemplateShowsEveryKey(t *testing.T) {
 	}
 	for _, k := range Keys() {
 		name := k.Path[strings.LastIndex(k.Path, ".")+1:]
-		if !k.Later && !slices.ContainsFunc(bare, func(line string) bool { return strings.HasPrefix(line, name+":") }) {
+		if !slices.ContainsFunc(bare, func(line string) bool { return strings.HasPrefix(line, name+":") }) {
 			t.Errorf("%s is missing", k.Path)
 		}
 	}
@@ -120,7 +120,8 @@ pools:
 			"limits: { max_sources: 1000, max_bans: 100 }\n",
 			[]string{"security.trusted", "security.dos_ban_enable", "security.block_useragents.ua_patterns"}, []string{"limits.max_sources", "limits.max_bans"}},
 		{"a default that is written", base + "security: { dos_ban_enable: enforce, loop_exempt: [anonymous] }\n", nil, nil},
-		{"what has no effect", base + "limits: { max_bindings: 1000 }\n", nil, nil},
+		{"registrations", base + "registration: { mode: contact, ping: crlf }\nlimits: { max_bindings: 1000, accept_rate: 50 }\n",
+			[]string{"registration.mode", "registration.ping"}, []string{"limits.max_bindings", "limits.accept_rate"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			applied, restart := Diff(load(t, base), load(t, tc.yaml))

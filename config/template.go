@@ -14,7 +14,7 @@ type TemplateOptions struct {
 	Addresses []netip.Addr // of this host, for the comments at listen and advertise; loopback is left out
 }
 
-// Template returns a commented file with every key that has an effect, each with its default. It loads as it is.
+// Template returns a commented file with every key, each with its default. It loads as it is.
 func Template(o TemplateOptions) (string, error) {
 	backends := make([]string, 0, len(o.To))
 	for _, to := range o.To {
@@ -62,7 +62,7 @@ func (t *template) comment(indent int, text string) {
 func (t *template) section(section reflect.Value, indent int) {
 	for f, v := range section.Fields() {
 		name := f.Tag.Get("yaml")
-		if name == "-" || f.Tag.Get("later") != "" {
+		if name == "-" {
 			continue
 		}
 		if indent == 0 {

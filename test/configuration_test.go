@@ -20,7 +20,7 @@ an element of a list. Times are seconds (` + "`0.5`" + `) or have a unit (` + "`
 ` + "`SIPWARD_`" + ` and its path in capitals, two underscores between levels: ` + "`SIPWARD_LIMITS__MAX_MESSAGE`" + `.
 
 A reload (SIGHUP) takes changes over, but for keys marked *restart*. A call keeps the ` + "`timers`" + ` of its INVITE: a reload
-touches only later INVITEs. Keys marked *no effect yet* are accepted for what is to come.
+touches only later INVITEs.
 `
 
 // TestConfigurationIsDocumented: docs/configuration.md has every key, as the code has it.
@@ -82,9 +82,6 @@ func meaning(k config.Key) string {
 	}
 	if k.Restart {
 		text += " *restart*"
-	}
-	if k.Later {
-		text += " *no effect yet*"
 	}
 	return text
 }

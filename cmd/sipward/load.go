@@ -33,7 +33,7 @@ func setFlag(c *cobra.Command, sets *[]string) {
 	_ = c.RegisterFlagCompletionFunc("set", func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		var keys []string
 		for _, k := range config.Keys() {
-			if strings.HasPrefix(k.Path, begun) && !k.Later && !strings.ContainsAny(k.Path, "<[") {
+			if strings.HasPrefix(k.Path, begun) && !strings.ContainsAny(k.Path, "<[") {
 				keys = append(keys, k.Path+"=\t"+k.Doc)
 			}
 		}

@@ -26,6 +26,14 @@
 //
 // In the format json they are the events ban, auth_failure, not_banned and loop.
 //
+// Flows have two: a connection that phones were registered over is closed (a notice, whatever runs over TCP), and a
+// request is refused because its flow token is not ours or not for whoever sent it (a warning):
+//
+//	… NOTICE: sipward: [TCP:CLOSED] wss connection closed conid=42 - IP=192.0.2.10:49152 AORS=jdoe@example.org,alice@example.org +3 more
+//	… WARNING: sipward: Flow token in route is refused: its MAC is wrong - M=INVITE R=sip:bob@example.org IP=192.0.2.10:5060 ID=364e46@192.0.2.10
+//
+// In the format json they are the events flow_closed (proto, conid, ip, port, aors, more) and bad_token.
+//
 // An operational line is `script: message key=value …` in the one and an object with "message" in the other. Names and
 // order of the fields of the four events are a contract with filters and dashboards.
 //
@@ -33,17 +41,17 @@
 //
 // Every value that a peer sent is hostile. Only its first 256 bytes are written. In the format kamailio the rest is
 // replaced by \... and these bytes are escaped: CR \r, LF \n, tab \t, quotes \' and \", backslash \\, and all other
-// control and 8-bit bytes \xNN. Space is \x20 where the value stands without quotes, = is \x3d in a reason phrase. So
-// " IP=" preceded by a space occurs once in a line before UA=, and always comes from the socket. An absent value is
-// <null>. In the format json the encoder escapes; bytes that are not UTF-8 become U+FFFD, and an object with a
-// shortened value has "cut":true.
+// control and 8-bit bytes \xNN. Space is \x20 where the value stands without quotes, = is \x3d in a reason phrase, a
+// comma is \x2c in a list. So " IP=" preceded by a space occurs once in a line before UA=, and always comes from the
+// socket. An absent value is <null>. In the format json the encoder escapes; bytes that are not UTF-8 become U+FFFD,
+// and an object with a shortened value has "cut":true.
 //
 // # Levels
 //
 // As in Kamailio: error, warning, notice, info, debug, each including those before it. The lines of requests,
-// replies and ended calls are notice. Lines of level info are the few that tell of start, stop, reload and of backends; they are
-// written at every level, since a log that does not say when the edge started is of no use at level notice, which is
-// the default. Debug lines need level debug, warnings need level warning or lower.
+// replies, ended calls and closed flows are notice. Lines of level info are the few that tell of start, stop, reload
+// and of backends; they are written at every level, since a log that does not say when the edge started is of no use
+// at level notice, which is the default. Debug lines need level debug, warnings need level warning or lower.
 //
 // # Writing
 //

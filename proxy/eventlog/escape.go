@@ -73,14 +73,16 @@ func appendEscaped[T []byte | string](b []byte, v T, k kind, most int) []byte {
 const null = "<null>"
 
 // appendToken appends a value that stands without quotes; an absent one is <null>, as Kamailio writes it.
-func appendToken[T []byte | string](b []byte, v T) []byte {
+func appendToken[T []byte | string](b []byte, v T) []byte { return appendBare(b, v, token) }
+
+func appendBare[T []byte | string](b []byte, v T, k kind) []byte {
 	if len(v) == 0 {
 		return append(b, null...)
 	}
 	if string(v) == null {
 		return append(b, `\x3cnull>`...) // a peer that sent just this
 	}
-	return appendEscaped(b, v, token, maxValue)
+	return appendEscaped(b, v, k, maxValue)
 }
 
 // appendText appends a value for between single quotes.

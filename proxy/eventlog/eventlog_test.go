@@ -111,6 +111,15 @@ func everything(l *Log) {
 	l.Exceeded(&Exceeded{IP: six, Count: 4, Limit: 3, Window: 1500 * time.Millisecond, Why: "dos_ban_enable is observe"})
 	l.Looped(&Loop{From: request.From, To: ended.To, Calls: 4, Src: request.Src})
 	l.Looped(&Loop{From: hostile, Calls: 1000, Src: request.Src, Passes: true})
+	l.FlowClosed(&FlowClosed{Proto: "tcp", Conn: 42, Src: request.Src, AoRs: []string{"alice@example.org", "bob@example.org"}, Total: 2})
+	l.FlowClosed(&FlowClosed{})
+	l.FlowClosed(&FlowClosed{
+		Proto: "wss", Conn: 1 << 63, Src: netip.MustParseAddrPort("[2001:db8::7]:49152"), Total: 9,
+		AoRs: []string{string(hostile), "a,b@example.org", string(long), "+3 more", "e@x", "not to be named"},
+	})
+	l.BadToken(&BadToken{Src: request.Src, Method: []byte("INVITE"), RURI: ended.To, CallID: request.CallID, Where: "route", Why: "its MAC is wrong"})
+	l.BadToken(&BadToken{Src: request.Src, Method: hostile, RURI: long, CallID: hostile, Where: "request-uri", Why: "it comes from outside"})
+	l.BadToken(&BadToken{})
 }
 
 func TestLinesAreAsPromised(t *testing.T) {
@@ -153,7 +162,7 @@ func TestEveryLineReadsBack(t *testing.T) {
 		}
 		got = append(got, p)
 	}
-	if len(got) != 30 {
+	if len(got) != 36 {
 		t.Fatalf("%d lines", len(got))
 	}
 	for _, tc := range []struct {
@@ -218,6 +227,25 @@ func TestEveryLineReadsBack(t *testing.T) {
 		{28, "loop", "T", "sip:alice@sipwise.local"},
 		{29, "maybe_loop", "F", string(hostile)},
 		{29, "maybe_loop", "T", ""},
+		{30, "flow_closed", "proto", "tcp"},
+		{30, "flow_closed", "conid", "42"},
+		{30, "flow_closed", "IP", "10.10.1.10:5060"},
+		{30, "flow_closed", "AORS", "alice@example.org,bob@example.org"},
+		{30, "flow_closed", "more", ""},
+		{31, "flow_closed", "AORS", ""},
+		{32, "flow_closed", "IP", "[2001:db8::7]:49152"},
+		{32, "flow_closed", "AORS", string(hostile) + ",a,b@example.org," + string(long[:256]) + `\...,+3 more,e@x`},
+		{32, "flow_closed", "more", "4"},
+		{33, "bad_token", "where", "route"},
+		{33, "bad_token", "why", "its MAC is wrong"},
+		{33, "bad_token", "R", "sip:alice@sipwise.local"},
+		{33, "bad_token", "IP", "10.10.1.10:5060"},
+		{33, "bad_token", "ID", string(request.CallID)},
+		{34, "bad_token", "M", string(hostile)},
+		{34, "bad_token", "R", string(long[:256]) + `\...`},
+		{34, "bad_token", "IP", "10.10.1.10:5060"},
+		{34, "bad_token", "ID", string(hostile)},
+		{35, "bad_token", "IP", ""},
 	} {
 		if tc.line == 16 && tc.name == "message" {
 			continue // the encoder in between replaces what is not UTF-8
@@ -248,7 +276,7 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 		}
 		got = append(got, m)
 	}
-	if len(got) != 29 {
+	if len(got) != 35 {
 		t.Fatalf("%d lines", len(got))
 	}
 	valid := strings.ToValidUTF8(string(hostile[:bytes.IndexByte(hostile, 0x80)]), "")
@@ -264,6 +292,10 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 		{17, "event", "call_ended"}, {17, "level", "notice"}, {17, "reason", "no_timer_call_duration"}, {17, "duration", 7200.004},
 		{17, "from", "sip:jdoe@sipwise.local"}, {17, "to", "sip:alice@sipwise.local"}, {17, "call_id", string(request.CallID)},
 		{17, "ended_by", "edge"}, {17, "mode", "N"}, {17, "cut", nil}, {18, "duration", 0.0}, {18, "reason", ""}, {19, "cut", true},
+		{29, "event", "flow_closed"}, {29, "level", "notice"}, {29, "proto", "tcp"}, {29, "conid", 42.0}, {29, "ip", "10.10.1.10"},
+		{29, "port", 5060.0}, {29, "more", 0.0}, {29, "cut", nil}, {30, "ip", ""}, {31, "more", 4.0}, {31, "cut", true},
+		{32, "event", "bad_token"}, {32, "level", "warning"}, {32, "where", "route"}, {32, "why", "its MAC is wrong"},
+		{32, "method", "INVITE"}, {32, "ruri", "sip:alice@sipwise.local"}, {32, "ip", "10.10.1.10"}, {33, "cut", true},
 	} {
 		if got[tc.line][tc.name] != tc.want {
 			t.Errorf("line %d: %s = %v", tc.line, tc.name, got[tc.line][tc.name])
@@ -274,19 +306,48 @@ func TestEveryJSONLineReadsBack(t *testing.T) {
 	}
 }
 
+func TestClosedFlowNamesFewAndCountsAll(t *testing.T) {
+	named := []string{"a@x", "b@x", "c@x", "d@x", "e@x", "f@x", "g@x"}
+	for _, tc := range []struct {
+		name  string
+		aors  []string
+		total int
+		want  string
+	}{
+		{"none", nil, 0, "<null>"},
+		{"counted only", nil, 3, "<null> +3 more"},
+		{"one", named[:1], 1, "a@x"},
+		{"without a total", named[:2], 0, "a@x,b@x"},
+		{"as many as fit", named[:5], 5, "a@x,b@x,c@x,d@x,e@x"},
+		{"one too many", named[:6], 6, "a@x,b@x,c@x,d@x,e@x +1 more"},
+		{"first of many", named[:5], 10000, "a@x,b@x,c@x,d@x,e@x +9995 more"},
+		{"a comma and a space", []string{"a,b c@x", "d"}, 2, `a\x2cb\x20c@x,d`},
+		{"another field", []string{"a IP=6.6.6.6"}, 1, `a\x20IP=6.6.6.6`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l, closed := open(t, defaults())
+			l.FlowClosed(&FlowClosed{Proto: "tls", Conn: 7, Src: request.Src, AoRs: tc.aors, Total: tc.total})
+			_, got, _ := strings.Cut(closed(), ": sipward: ")
+			if want := "[TCP:CLOSED] tls connection closed conid=7 - IP=10.10.1.10:5060 AORS=" + tc.want + "\n"; got != want {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 func TestLevelsAndSwitches(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		c    config.Log
 		want string
 	}{
-		{"notice", config.Log{Level: "notice", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE"},
-		{"info", config.Log{Level: "info", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE"},
-		{"debug", config.Log{Level: "debug", Requests: true, Replies: true}, "request relay reply ended INFO WARNING ERROR NOTICE DEBUG"},
-		{"warning", config.Log{Level: "warning", Requests: true, Replies: true}, "INFO WARNING ERROR"},
+		{"notice", config.Log{Level: "notice", Requests: true, Replies: true}, "request relay reply ended flow_closed bad_token INFO WARNING ERROR NOTICE"},
+		{"info", config.Log{Level: "info", Requests: true, Replies: true}, "request relay reply ended flow_closed bad_token INFO WARNING ERROR NOTICE"},
+		{"debug", config.Log{Level: "debug", Requests: true, Replies: true}, "request relay reply ended flow_closed bad_token INFO WARNING ERROR NOTICE DEBUG"},
+		{"warning", config.Log{Level: "warning", Requests: true, Replies: true}, "bad_token INFO WARNING ERROR"},
 		{"error", config.Log{Level: "error", Requests: true, Replies: true}, "INFO ERROR"},
-		{"requests off", config.Log{Replies: true}, "reply ended INFO WARNING ERROR NOTICE"},
-		{"replies off", config.Log{Requests: true}, "request relay ended INFO WARNING ERROR NOTICE"},
+		{"requests off", config.Log{Replies: true}, "reply ended flow_closed bad_token INFO WARNING ERROR NOTICE"},
+		{"replies off", config.Log{Requests: true}, "request relay ended flow_closed bad_token INFO WARNING ERROR NOTICE"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l, closed := open(t, tc.c)
@@ -294,6 +355,8 @@ func TestLevelsAndSwitches(t *testing.T) {
 			l.Relay(&relay)
 			l.Reply(&reply)
 			l.Ended(&ended)
+			l.FlowClosed(&FlowClosed{})
+			l.BadToken(&BadToken{})
 			l.Op().Info().Msg("start")
 			l.Op().Warn().Msg("w")
 			l.Op().Error().Msg("e")
@@ -388,8 +451,10 @@ func FuzzALineIsOneLineAndReadsBack(f *testing.F) {
 		l.Reply(&Reply{Status: 1, Reason: phrase, Method: token, CallID: token})
 		l.Op().Info().Bytes("value", text).Msg(string(phrase))
 		l.Ended(&End{Reason: "bye", From: token, To: token, CallID: token})
+		l.FlowClosed(&FlowClosed{Proto: "tcp", AoRs: []string{string(token)}})
+		l.BadToken(&BadToken{Method: token, RURI: token, CallID: token, Where: "route", Why: string(phrase)})
 		lines := strings.Split(strings.TrimSuffix(closed(), "\n"), "\n")
-		if len(lines) != 5 {
+		if len(lines) != 7 {
 			t.Fatalf("%d lines", len(lines))
 		}
 		shown := func(v []byte) string {
@@ -404,12 +469,14 @@ func FuzzALineIsOneLineAndReadsBack(f *testing.F) {
 			{"M": shown(token), "ID": shown(token), "reason": shown(phrase), "S": "1"},
 			{},
 			{"C": "bye", "D": "0.000", "F": shown(token), "T": shown(token), "ID": shown(token)},
+			{"proto": "tcp", "AORS": shown(token), "IP": "", "more": ""},
+			{"M": shown(token), "R": shown(token), "ID": shown(token), "why": shown(phrase), "IP": ""},
 		} {
 			p, err := parse(lines[i])
 			if err != nil {
 				t.Fatal(err)
 			}
-			if event := []string{"request", "relay", "reply", "operational", "ended"}[i]; p.event != event {
+			if event := []string{"request", "relay", "reply", "operational", "ended", "flow_closed", "bad_token"}[i]; p.event != event {
 				t.Errorf("%q is %s, not %s", lines[i], p.event, event)
 			}
 			for name, value := range want {

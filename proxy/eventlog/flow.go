@@ -65,7 +65,7 @@ func appendAoRs(b []byte, x *FlowClosed) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendEscaped(b, aor, item, maxValue)
+		b = appendBare(b, aor, item)
 	}
 	if more > 0 {
 		b = append(strconv.AppendInt(append(b, " +"...), int64(more), 10), " more"...)

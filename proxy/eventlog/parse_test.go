@@ -19,6 +19,8 @@ var (
 	sparedPattern  = regexp.MustCompile(`^NOT banned: IP '([0-9a-f.:]+)' exceeded (\d+)/([0-9.]+)s \((\d+)\) but (.*)$`)
 	maybePattern   = regexp.MustCompile(`^Possible loop detected on call (\S+) -> (\S+) \((\d+) total calls during last second\)$`)
 	loopPattern    = regexp.MustCompile(`^Loop detected on call (\S+) -> (\S+) \(IP:(\S+)\)$`)
+	closedPattern  = regexp.MustCompile(`^\[TCP:CLOSED\] (\S+) connection closed conid=(\d+) - IP=(\S+) AORS=(\S*)(?: \+(\d+) more)?$`)
+	tokenPattern   = regexp.MustCompile(`^Flow token in (\S+) is refused: ([^=]*) - M=(\S+) R=(\S+) IP=(\S+) ID=(\S+)$`)
 	fieldPattern   = regexp.MustCompile(` ([^ =]+)=('(?:[^'\\]|\\.)*'|[^ ]+)`)
 )
 
@@ -57,6 +59,10 @@ func parse(line string) (parsed, error) {
 		p.event, names, values = "maybe_loop", []string{"F", "T", "calls"}, maybePattern.FindStringSubmatch(m[6])[1:]
 	case loopPattern.MatchString(m[6]):
 		p.event, names, values = "loop", []string{"F", "T", "IP"}, loopPattern.FindStringSubmatch(m[6])[1:]
+	case closedPattern.MatchString(m[6]):
+		p.event, names, values = "flow_closed", []string{"proto", "conid", "IP", "AORS", "more"}, closedPattern.FindStringSubmatch(m[6])[1:]
+	case tokenPattern.MatchString(m[6]):
+		p.event, names, values = "bad_token", []string{"where", "why", "M", "R", "IP", "ID"}, tokenPattern.FindStringSubmatch(m[6])[1:]
 	default:
 		p.event = "operational"
 		text := m[6]
@@ -69,16 +75,31 @@ func parse(line string) (parsed, error) {
 		}
 	}
 	for i, name := range names {
-		if values[i] == null && name != "reason" && name != "UA" && p.event != "operational" {
+		if values[i] == null && name != "reason" && name != "why" && name != "UA" && p.event != "operational" {
 			values[i] = ""
 		}
 		value, err := unescape(values[i])
+		if name == "AORS" {
+			value, err = unescapeList(values[i])
+		}
 		if err != nil {
 			return p, fmt.Errorf("%s: %w in %q", name, err, line)
 		}
 		p.fields = append(p.fields, name, value)
 	}
 	return p, nil
+}
+
+// unescapeList undoes the escaping of values between commas.
+func unescapeList(s string) (string, error) {
+	list := strings.Split(s, ",")
+	for i := range list {
+		var err error
+		if list[i], err = unescape(list[i]); err != nil {
+			return "", err
+		}
+	}
+	return strings.Join(list, ","), nil
 }
 
 // field returns the value of a field.

@@ -28,13 +28,13 @@ func (e *Edge) restoreCalls(c *config.Config) error {
 		Clock: func(t time.Time) time.Duration { return now + t.Sub(day) },
 	}
 	restored, skipped := 0, 0
-	err := e.state.Each(func(id uint64, state []byte) {
+	err := e.state.Each(store.Calls, func(id uint64, state []byte) {
 		if r.Call(dialog.ID(id), state) {
 			restored++
 			return
 		}
 		skipped++
-		e.state.Delete(id)
+		e.state.Delete(store.Calls, id)
 	})
 	r.Finish()
 	if err != nil {
@@ -53,8 +53,8 @@ func (e *Edge) restoreCalls(c *config.Config) error {
 func (e *Edge) noteChanges() {
 	defer e.outlive("state_file")
 	e.dialogs.Changes(e.wallTime,
-		func(id dialog.ID, state []byte) { e.state.Put(uint64(id), state) },
-		func(id dialog.ID) { e.state.Delete(uint64(id)) })
+		func(id dialog.ID, state []byte) { e.state.Put(store.Calls, uint64(id), state) },
+		func(id dialog.ID) { e.state.Delete(store.Calls, uint64(id)) })
 }
 
 // stateLost is how many changes of calls found no room while they waited to be written.

@@ -1,5 +1,5 @@
-// Package store keeps what must outlive the process in one file: a short state for each call, and a secret. What a
-// state means is its owner's business.
+// Package store keeps what must outlive the process in one file: a short state for each call and each binding
+// of a phone, and a secret. What a state means is its owner's business.
 //
 // Put and Delete note in memory what is to be written; the last word on an id counts. A goroutine writes it every 250 ms,
 // all in one transaction that is on the disk when it ends (bbolt: a file is whole after a crash at any moment). What

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -32,9 +33,21 @@ const (
 const format = "1"
 
 var (
-	bucketAbout, bucketCalls = []byte("sipward"), []byte("calls")
-	keyFormat, keySecret     = []byte("format"), []byte("secret")
+	bucketAbout          = []byte("sipward")
+	keyFormat, keySecret = []byte("format"), []byte("secret")
 )
+
+// Kind is what a state is of. Each kind has its own ids.
+type Kind uint8
+
+// The kinds.
+const (
+	Calls Kind = iota
+	Bindings
+)
+
+// buckets are where the states are, by kind.
+var buckets = [...][]byte{Calls: []byte("calls"), Bindings: []byte("bindings")}
 
 var (
 	errForeign = errors.New("it is no state file of sipward, or one of another version")
@@ -52,7 +65,7 @@ type File struct {
 	lost    atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; held for copies only
-	pending map[uint64]change
+	pending map[name]change
 	bytes   int // of pending
 	limit   int
 	told    time.Time // when problem was called last
@@ -63,7 +76,17 @@ type File struct {
 	once    sync.Once
 }
 
-// change is the new state of a call; nil: it is to be forgotten.
+// name is of a state.
+type name struct {
+	kind Kind
+	id   uint64
+}
+
+func (a name) compare(b name) int {
+	return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.id, b.id))
+}
+
+// change is a new state; nil: it is to be forgotten.
 type change struct{ state []byte }
 
 func (c change) size() int { return overhead + len(c.state) }
@@ -72,7 +95,7 @@ func (c change) size() int { return overhead + len(c.state) }
 // most once in 10 s; it must not block and not call the File.
 func Open(path string, problem func(error)) (*File, error) {
 	f := &File{
-		path: path, problem: problem, pending: make(map[uint64]change), limit: maxBytes,
+		path: path, problem: problem, pending: make(map[name]change), limit: maxBytes,
 		flushes: make(chan chan error), stop: make(chan struct{}),
 	}
 	err := guard(func() (err error) {
@@ -100,7 +123,7 @@ func Open(path string, problem func(error)) (*File, error) {
 
 // damaged says how to go on with a file that cannot be used.
 func (f *File) damaged(err error) error {
-	return fmt.Errorf("state_file %s cannot be read: %w; move it away to start without it: calls that are in it go on, but nothing refreshes or ends them", f.path, err)
+	return fmt.Errorf("state_file %s cannot be read: %w; move it away to start without it: calls that are in it go on, but nothing refreshes or ends them, and phones are known again when they register again", f.path, err)
 }
 
 // prepare makes sure that the file is ours and has all that it needs.
@@ -116,12 +139,21 @@ func (f *File) prepare(tx *bolt.Tx) error {
 		}
 		f.secret = make([]byte, secret)
 		_, _ = rand.Read(f.secret) // never fails
-		_, err = tx.CreateBucket(bucketCalls)
-		return errors.Join(err, b.Put(keyFormat, []byte(format)), b.Put(keySecret, f.secret))
+		return errors.Join(b.Put(keyFormat, []byte(format)), b.Put(keySecret, f.secret), makeBuckets(tx))
 	}
 	f.secret = append([]byte(nil), about.Get(keySecret)...)
-	if string(about.Get(keyFormat)) != format || len(f.secret) != secret || tx.Bucket(bucketCalls) == nil {
+	if string(about.Get(keyFormat)) != format || len(f.secret) != secret || tx.Bucket(buckets[Calls]) == nil {
 		return errForeign
+	}
+	return makeBuckets(tx)
+}
+
+// makeBuckets makes those that are not there: a file may be older than some kinds. An older edge reads past them.
+func makeBuckets(tx *bolt.Tx) error {
+	for _, b := range buckets {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -129,11 +161,11 @@ func (f *File) prepare(tx *bolt.Tx) error {
 // Secret is a random text that was made with the file.
 func (f *File) Secret() []byte { return f.secret }
 
-// Each calls visit with every state on the disk. It is valid only during the call.
-func (f *File) Each(visit func(id uint64, state []byte)) error {
+// Each calls visit with every state of a kind on the disk. It is valid only during the call.
+func (f *File) Each(kind Kind, visit func(id uint64, state []byte)) error {
 	err := guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
-			return tx.Bucket(bucketCalls).ForEach(func(k, v []byte) error {
+			return tx.Bucket(buckets[kind]).ForEach(func(k, v []byte) error {
 				if len(k) == 8 {
 					visit(binary.BigEndian.Uint64(k), v)
 				}
@@ -147,26 +179,26 @@ func (f *File) Each(visit func(id uint64, state []byte)) error {
 	return nil
 }
 
-// Put notes the state of a call, which is copied.
-func (f *File) Put(id uint64, state []byte) {
-	f.note(id, change{append(make([]byte, 0, len(state)), state...)})
+// Put notes a state, which is copied.
+func (f *File) Put(kind Kind, id uint64, state []byte) {
+	f.note(name{kind, id}, change{append(make([]byte, 0, len(state)), state...)})
 }
 
-// Delete notes that a call is over.
-func (f *File) Delete(id uint64) { f.note(id, change{}) }
+// Delete notes that what had a state is over.
+func (f *File) Delete(kind Kind, id uint64) { f.note(name{kind, id}, change{}) }
 
-func (f *File) note(id uint64, c change) {
+func (f *File) note(n name, c change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	size := f.bytes + c.size()
-	if before, ok := f.pending[id]; ok {
+	if before, ok := f.pending[n]; ok {
 		size -= before.size()
 	}
 	if size > f.limit {
 		f.lost.Add(1)
 		return
 	}
-	f.pending[id], f.bytes = c, size
+	f.pending[n], f.bytes = c, size
 }
 
 // Lost is how many changes found no room.
@@ -245,14 +277,14 @@ func (f *File) write() error {
 	f.mu.Lock()
 	batch, bytes := f.pending, f.bytes
 	if len(batch) > 0 {
-		f.pending, f.bytes = make(map[uint64]change, min(len(batch), 1024)), 0
+		f.pending, f.bytes = make(map[name]change, min(len(batch), 1024)), 0
 	}
 	f.mu.Unlock()
 	if len(batch) == 0 {
 		return nil
 	}
 	err := guard(func() error {
-		return f.db.Update(func(tx *bolt.Tx) error { return put(tx.Bucket(bucketCalls), batch) })
+		return f.db.Update(func(tx *bolt.Tx) error { return put(tx, batch) })
 	})
 	if err == nil {
 		return nil
@@ -261,25 +293,25 @@ func (f *File) write() error {
 	defer f.mu.Unlock()
 	newer := f.pending
 	f.pending, f.bytes = batch, bytes
-	for id, c := range newer {
-		if before, ok := f.pending[id]; ok {
+	for n, c := range newer {
+		if before, ok := f.pending[n]; ok {
 			f.bytes -= before.size()
 		}
-		f.pending[id] = c
+		f.pending[n] = c
 		f.bytes += c.size()
 	}
 	return err
 }
 
-func put(calls *bolt.Bucket, batch map[uint64]change) error {
-	for _, id := range slices.Sorted(maps.Keys(batch)) { // neighbours share pages
-		c := batch[id]
-		key := binary.BigEndian.AppendUint64(nil, id)
+func put(tx *bolt.Tx, batch map[name]change) error {
+	for _, n := range slices.SortedFunc(maps.Keys(batch), name.compare) { // neighbours share pages
+		c, of := batch[n], tx.Bucket(buckets[n.kind])
+		key := binary.BigEndian.AppendUint64(nil, n.id)
 		var err error
 		if c.state == nil {
-			err = calls.Delete(key)
+			err = of.Delete(key)
 		} else {
-			err = calls.Put(key, c.state)
+			err = of.Put(key, c.state)
 		}
 		if err != nil {
 			return err

@@ -38,7 +38,7 @@ func closes(t testing.TB, f *File) {
 func content(t testing.TB, f *File) string {
 	t.Helper()
 	var all []string
-	if err := f.Each(func(id uint64, state []byte) { all = append(all, fmt.Sprintf("%d=%s", id, state)) }); err != nil {
+	if err := f.Each(Calls, func(id uint64, state []byte) { all = append(all, fmt.Sprintf("%d=%s", id, state)) }); err != nil {
 		t.Fatal(err)
 	}
 	return strings.Join(all, " ")
@@ -49,13 +49,13 @@ func path(t testing.TB) string { return filepath.Join(t.TempDir(), "state") }
 func TestLastWordCountsAndOutlivesTheProcess(t *testing.T) {
 	p := path(t)
 	f := open(t, p)
-	f.Put(1, []byte("old"))
-	f.Put(2, []byte("b"))
-	f.Put(1, []byte("a"))
-	f.Put(3, []byte("c"))
-	f.Put(4, nil)
-	f.Delete(3)
-	f.Delete(99)
+	f.Put(Calls, 1, []byte("old"))
+	f.Put(Calls, 2, []byte("b"))
+	f.Put(Calls, 1, []byte("a"))
+	f.Put(Calls, 3, []byte("c"))
+	f.Put(Calls, 4, nil)
+	f.Delete(Calls, 3)
+	f.Delete(Calls, 99)
 	secret := bytes.Clone(f.Secret())
 	closes(t, f)
 	f = open(t, p)
@@ -66,7 +66,7 @@ func TestLastWordCountsAndOutlivesTheProcess(t *testing.T) {
 	if !bytes.Equal(f.Secret(), secret) || len(secret) != 32 {
 		t.Errorf("secret %x, before %x", f.Secret(), secret)
 	}
-	f.Delete(1)
+	f.Delete(Calls, 1)
 	if err := f.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestWritesFourTimesASecondAndAsksBefore(t *testing.T) {
 		asked := 0
 		f.Start(func() {
 			asked++
-			f.Put(1, fmt.Append(nil, asked))
+			f.Put(Calls, 1, fmt.Append(nil, asked))
 		})
 		time.Sleep(time.Second + tick/2)
 		synctest.Wait()
@@ -115,7 +115,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	full := path(t)
 	f := open(t, full)
 	for i := range uint64(500) {
-		f.Put(i, make([]byte, 300))
+		f.Put(Calls, i, make([]byte, 300))
 	}
 	closes(t, f)
 	whole, err := os.ReadFile(full)
@@ -148,7 +148,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			}
 			f, err := Open(p, nil)
 			if err == nil { // the pages with calls are looked at later
-				err = f.Each(func(uint64, []byte) {})
+				err = f.Each(Calls, func(uint64, []byte) {})
 				_ = f.Close(t.Context())
 			}
 			if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), p) {
@@ -200,10 +200,10 @@ func TestWhatTheDiskRefusesWaits(t *testing.T) {
 	}
 	db := f.db
 	f.db = &bolt.DB{} // not open
-	f.Put(1, []byte("old"))
-	f.Put(2, []byte("b"))
+	f.Put(Calls, 1, []byte("old"))
+	f.Put(Calls, 2, []byte("b"))
 	f.complain(f.write())
-	f.Put(1, []byte("new"))
+	f.Put(Calls, 1, []byte("new"))
 	f.complain(f.write())
 	if len(told) != 1 || !strings.Contains(told[0].Error(), "2 changes wait") {
 		t.Errorf("told: %v", told)
@@ -225,11 +225,11 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 	f := open(t, path(t))
 	f.limit = 3 * (overhead + 100)
 	for i := range uint64(5) {
-		f.Put(i, make([]byte, 100))
+		f.Put(Calls, i, make([]byte, 100))
 	}
-	f.Put(1, []byte("shorter"))
-	f.Delete(2)
-	f.Put(3, make([]byte, 100))
+	f.Put(Calls, 1, []byte("shorter"))
+	f.Delete(Calls, 2)
+	f.Put(Calls, 3, make([]byte, 100))
 	if f.Lost() != 2 || len(f.pending) != 4 {
 		t.Errorf("%d lost, %d wait", f.Lost(), len(f.pending))
 	}
@@ -250,9 +250,9 @@ func BenchmarkBatch(b *testing.B) {
 	next := uint64(0)
 	for b.Loop() {
 		for range 250 {
-			f.Put(next, state)
+			f.Put(Calls, next, state)
 			if next >= 1000 {
-				f.Delete(next - 1000)
+				f.Delete(Calls, next-1000)
 			}
 			next++
 		}

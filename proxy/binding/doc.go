@@ -1,0 +1,2 @@
+// Package binding is what the edge knows of registered phones.
+package binding

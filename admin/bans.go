@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/sipward/sipward/proxy"
@@ -61,15 +60,11 @@ func (s *Server) listBans(r *http.Request) answer {
 	if every {
 		return s.exportBans(f)
 	}
-	limit := f.Limit
-	f.Limit++ // the one too many tells that there are more
-	l := BanList{Bans: s.edge.Bans(f)}
-	if len(l.Bans) > limit {
-		l.Bans, l.More = l.Bans[:limit], true
-	}
-	if l.Bans == nil {
-		l.Bans = []proxy.BanInfo{}
-	}
+	var l BanList
+	l.Bans, l.More = upTo(f.Limit, func(n int) []proxy.BanInfo {
+		f.Limit = n
+		return s.edge.Bans(f)
+	})
 	return say(http.StatusOK, l)
 }
 
@@ -248,23 +243,13 @@ func (s *Server) security(*http.Request) answer { return say(http.StatusOK, s.ed
 
 // Bans lists the bans that match. A Limit of zero is DefaultLimit.
 func (c *Client) Bans(ctx context.Context, f proxy.BanFilter) (BanList, error) {
-	limit := ""
-	if f.Limit != 0 {
-		limit = strconv.Itoa(f.Limit)
-	}
 	var l BanList
-	err := c.ask(ctx, http.MethodGet, bansPath(f, limit), nil, &l)
+	err := c.ask(ctx, http.MethodGet, bansPath(f, limitText(f.Limit)), nil, &l)
 	return l, err
 }
 
 func bansPath(f proxy.BanFilter, limit string) string {
-	q := url.Values{}
-	for key, v := range map[string]string{"kind": f.Kind, "rule": f.Rule, "key": f.Key, "limit": limit} {
-		if v != "" {
-			q.Set(key, v)
-		}
-	}
-	return "/v1/bans?" + q.Encode()
+	return listing("/v1/bans", map[string]string{"kind": f.Kind, "rule": f.Rule, "key": f.Key, "limit": limit})
 }
 
 // AllBans calls do with each ban that matches, however many there are, until it
@@ -361,19 +346,11 @@ func readArray(d *json.Decoder, do func(proxy.BanInfo) error) error {
 // Ban finds the ban of a key; false: there is none.
 func (c *Client) Ban(ctx context.Context, key string) (proxy.BanInfo, bool, error) {
 	var b proxy.BanInfo
-	err := c.ask(ctx, http.MethodGet, banPath(key), nil, &b)
-	if isNotFound(err) {
-		return b, false, nil
-	}
-	return b, err == nil, err
+	found, err := c.find(ctx, http.MethodGet, banPath(key), &b)
+	return b, found, err
 }
 
 func banPath(key string) string { return "/v1/bans/" + url.PathEscape(key) }
-
-func isNotFound(err error) bool {
-	var refused *StatusError
-	return errors.As(err, &refused) && refused.Status == http.StatusNotFound
-}
 
 // AddBan bans a source or a user.
 func (c *Client) AddBan(ctx context.Context, n proxy.NewBan) (proxy.BanInfo, error) {
@@ -392,11 +369,8 @@ func (c *Client) AddBan(ctx context.Context, n proxy.NewBan) (proxy.BanInfo, err
 // RemoveBan lifts the ban of a key and returns it as it was; false: there was none.
 func (c *Client) RemoveBan(ctx context.Context, key string) (proxy.BanInfo, bool, error) {
 	var was proxy.BanInfo
-	err := c.ask(ctx, http.MethodDelete, banPath(key), nil, &was)
-	if isNotFound(err) {
-		return was, false, nil
-	}
-	return was, err == nil, err
+	found, err := c.find(ctx, http.MethodDelete, banPath(key), &was)
+	return was, found, err
 }
 
 // FlushBans lifts all bans and returns how many there were.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,97 +14,8 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/proxy"
+	"github.com/sipward/sipward/test/admintest"
 )
-
-// bans is an edge that knows bans and nothing else of security. 10.0.0.1 is trusted.
-type bans struct {
-	mu  sync.Mutex
-	all []proxy.BanInfo
-}
-
-var errTrusted = errors.New(`10.0.0.1 is trusted: backend "pbx1"`)
-
-func (e *bans) Bans(f proxy.BanFilter) (all []proxy.BanInfo) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, b := range e.all {
-		isUser := strings.Contains(b.Key, "@")
-		if f.Kind == "ip" && isUser || f.Kind == "user" && !isUser || f.Rule != "" && f.Rule != b.Rule || !strings.Contains(b.Key, f.Key) {
-			continue
-		}
-		if all = append(all, b); len(all) == f.Limit {
-			break
-		}
-	}
-	return all
-}
-
-func (e *bans) Ban(key string) (proxy.BanInfo, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	i := slices.IndexFunc(e.all, func(b proxy.BanInfo) bool { return b.Key == key })
-	if i < 0 {
-		return proxy.BanInfo{}, false
-	}
-	return e.all[i], true
-}
-
-func (e *bans) AddBan(n proxy.NewBan) (proxy.BanInfo, error) {
-	if n.Key == "10.0.0.1" {
-		return proxy.BanInfo{}, errTrusted
-	}
-	b := proxy.BanInfo{Key: n.Key, Rule: "operator", By: n.By, Why: n.Why, Window: n.For}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.all = append(e.all, b)
-	return b, nil
-}
-
-func (e *bans) RemoveBan(key string) (proxy.BanInfo, bool, error) {
-	was, ok := e.Ban(key)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.all = slices.DeleteFunc(e.all, func(b proxy.BanInfo) bool { return b.Key == key })
-	return was, ok, nil
-}
-
-func (e *bans) FlushBans() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	n := len(e.all)
-	e.all = nil
-	return n
-}
-
-func (e *bans) ImportBans(all []proxy.BanInfo) (added, skipped int, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	known := map[string]bool{"10.0.0.1": true}
-	for _, b := range e.all {
-		known[b.Key] = true
-	}
-	for _, b := range all {
-		if known[b.Key] {
-			skipped++
-			continue
-		}
-		known[b.Key] = true
-		e.all = append(e.all, b)
-		added++
-	}
-	return added, skipped, nil
-}
-
-func (e *bans) Explain(key string) (proxy.Explanation, error) {
-	if key == "192.0.2.99" {
-		return proxy.Explanation{}, errors.New("cannot say")
-	}
-	return proxy.Explanation{Key: key, Verdict: "passes"}, nil
-}
-
-func (e *bans) SecurityStats() proxy.SecurityStats {
-	return proxy.SecurityStats{Bans: len(e.Bans(proxy.BanFilter{}))}
-}
 
 // keys are keys of every kind, some of them no friends of URLs.
 var keys = []string{
@@ -121,7 +31,7 @@ func TestEveryKeyArrivesAsItIs(t *testing.T) {
 	ctx, c := t.Context(), NewClient(path)
 	for _, key := range keys {
 		b, err := c.AddBan(ctx, proxy.NewBan{Key: key, For: 60, By: "bob", Why: "it's a test"})
-		if err != nil || b.Key != key || b.By != "bob" || b.Why != "it's a test" || b.Window != 60 {
+		if err != nil || b.Key != key || b.By != "bob" || b.Why != "it's a test" || b.Until.Sub(b.Since) != time.Minute {
 			t.Errorf("add %q: %+v, %v", key, b, err)
 		}
 		if b, ok, err := c.Ban(ctx, key); err != nil || !ok || b.Key != key {
@@ -167,9 +77,10 @@ func TestKeysOfPeople(t *testing.T) {
 // TestBanAnswers: status and body of every path of bans, and of what is wrong.
 func TestBanAnswers(t *testing.T) {
 	path := tempSocket(t)
-	edge := &manyCalls{bans: bans{all: []proxy.BanInfo{
+	edge := new(manyCalls)
+	edge.SetBans([]proxy.BanInfo{
 		{Key: "192.0.2.1", Rule: "dos"}, {Key: "2001:db8:1:2::/64", Rule: "operator"}, {Key: "alice@example.org", Rule: "failed_auth"},
-	}}}
+	})
 	serve(t, path, edge, new(lines))
 	many := `{"bans":[` + strings.TrimSuffix(strings.Repeat(`{"key":"192.0.2.1"},`, MaxImport+1), ",") + `]}`
 	cases := []struct {
@@ -198,7 +109,7 @@ func TestBanAnswers(t *testing.T) {
 		{"one that is not", "GET", "/v1/bans/192.0.2.2", "", 404, `no ban of 192.0.2.2`},
 		{"no key", "GET", "/v1/bans/", "", 400, `key \"\": want an IP address, user@domain, or user@domain/address`},
 		{"network", "GET", "/v1/bans/192.0.2.0/24", "", 400, `a ban is of one IPv4 address or one IPv6 /64`},
-		{"trusted", "PUT", "/v1/bans/10.0.0.1", `{}`, 409, `10.0.0.1 is trusted: backend \"pbx1\"`},
+		{"trusted", "PUT", "/v1/bans/10.0.0.1", `{}`, 409, `10.0.0.1 is never banned: it is backend \"pbx1\"`},
 		{"no body", "PUT", "/v1/bans/192.0.2.7", "", 400, `want {\"for\": 3600`},
 		{"misspelt", "PUT", "/v1/bans/192.0.2.7", `{"fore": 1}`, 400, `unknown field \"fore\"`},
 		{"time gone by", "PUT", "/v1/bans/192.0.2.7", `{"for": -1}`, 400, `for -1: 1 to 315360000 seconds`},
@@ -218,7 +129,7 @@ func TestBanAnswers(t *testing.T) {
 		{"none of a bad import came in", "GET", "/v1/bans?key=192.0.2.6", "", 200, `{"bans":[],`},
 		{"explain", "GET", "/v1/explain/alice@example.org/192.0.2.1", "", 200, `{"key":"alice@example.org/192.0.2.1"`},
 		{"explain no key", "GET", "/v1/explain/alice", "", 400, `key \"alice\": want an IP address`},
-		{"cannot explain", "GET", "/v1/explain/192.0.2.99", "", 409, `cannot say`},
+		{"cannot explain", "GET", "/v1/explain/" + admintest.Unexplained, "", 409, `cannot say`},
 		{"figures", "GET", "/v1/security", "", 200, `"bans":3,`},
 		{"wrong method", "PATCH", "/v1/bans", "", 405, `PATCH is not for this path: GET, POST`},
 		{"wrong method of one", "POST", "/v1/bans/192.0.2.1", "", 405, `POST is not for this path: GET, PUT, DELETE`},
@@ -247,23 +158,23 @@ func TestBanAnswers(t *testing.T) {
 // TestManyBansGoOutAndIn: more than any limit, in requests that fit, with all that a ban has.
 func TestManyBansGoOutAndIn(t *testing.T) {
 	const n = MaxLimit + 501
-	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	var want []proxy.BanInfo
 	for i := range n {
 		b := proxy.BanInfo{
-			Key: fmt.Sprintf("10.%d.%d.%d", 1+i>>16, i>>8&255, i&255), Rule: "dos", Since: noon, Until: noon.Add(time.Hour), Hard: true,
-			Count: 51, Limit: 50, Window: 2, First: noon.Add(-time.Second), Last: noon, By: "edge", Drops: uint64(i),
+			Key: fmt.Sprintf("10.%d.%d.%d", 1+i>>16, i>>8&255, i&255), Rule: "dos", Since: admintest.Noon, Until: admintest.Noon.Add(time.Hour), Hard: true,
+			Count: 51, Limit: 50, Window: 2, First: admintest.Noon.Add(-time.Second), Last: admintest.Noon, By: "edge", Drops: uint64(i),
 		}
 		if i%10 == 0 {
 			for range 8 {
-				b.Evidence = append(b.Evidence, proxy.EvidenceInfo{At: noon, Method: "REGISTER", CallID: strings.Repeat("\x01", 64), Status: 401})
+				b.Evidence = append(b.Evidence, proxy.EvidenceInfo{At: admintest.Noon, Method: "REGISTER", CallID: strings.Repeat("\x01", 64), Status: 401})
 			}
 		}
 		want = append(want, b)
 	}
 	from, to := tempSocket(t), tempSocket(t)
-	serve(t, from, &manyCalls{bans: bans{all: want}}, new(lines))
-	other := &manyCalls{}
+	edge, other := new(manyCalls), new(manyCalls)
+	edge.SetBans(want)
+	serve(t, from, edge, new(lines))
 	serve(t, to, other, new(lines))
 	var got []proxy.BanInfo
 	err := NewClient(from).AllBans(t.Context(), proxy.BanFilter{Kind: "ip"}, func(b proxy.BanInfo) error {

@@ -100,27 +100,35 @@ func (c *Client) Calls(ctx context.Context, f proxy.CallFilter) (CallList, error
 	var l CallList
 	if f.ID != "" {
 		var one proxy.CallInfo
-		err := c.ask(ctx, http.MethodGet, callPath(f.ID), nil, &one)
-		var refused *StatusError
-		switch {
-		case err == nil:
+		found, err := c.find(ctx, http.MethodGet, callPath(f.ID), &one)
+		if found {
 			l.Calls = append(l.Calls, one)
-		case errors.As(err, &refused) && refused.Status == http.StatusNotFound:
-			err = nil
 		}
 		return l, err
 	}
+	path := listing("/v1/calls", map[string]string{
+		"call_id": f.CallID, "party": f.Party, "backend": f.Backend, "mode": f.Mode, "limit": limitText(f.Limit),
+	})
+	err := c.ask(ctx, http.MethodGet, path, nil, &l)
+	return l, err
+}
+
+// listing is the path of a listing that is narrowed down; what is empty does not.
+func listing(path string, by map[string]string) string {
 	q := url.Values{}
-	for key, v := range map[string]string{"call_id": f.CallID, "party": f.Party, "backend": f.Backend, "mode": f.Mode} {
+	for key, v := range by {
 		if v != "" {
 			q.Set(key, v)
 		}
 	}
-	if f.Limit != 0 {
-		q.Set("limit", strconv.Itoa(f.Limit))
+	return path + "?" + q.Encode()
+}
+
+func limitText(limit int) string {
+	if limit == 0 {
+		return ""
 	}
-	err := c.ask(ctx, http.MethodGet, "/v1/calls?"+q.Encode(), nil, &l)
-	return l, err
+	return strconv.Itoa(limit)
 }
 
 // EndCall ends an answered call, by the ID of the listing, and returns what it was.
@@ -155,6 +163,16 @@ func (c *Client) SetBackend(ctx context.Context, pool, name, state string) (prox
 	var b proxy.BackendInfo
 	err = c.ask(ctx, http.MethodPut, "/v1/backends/"+url.PathEscape(pool)+"/"+url.PathEscape(name), body, &b)
 	return b, err
+}
+
+// find is ask for one thing; false: the edge has none of that name.
+func (c *Client) find(ctx context.Context, method, path string, into any) (bool, error) {
+	err := c.ask(ctx, method, path, nil, into)
+	var refused *StatusError
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // ask sends one request and reads a 2xx answer into a value.

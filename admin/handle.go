@@ -155,16 +155,24 @@ func (s *Server) listCalls(r *http.Request) answer {
 	if err != nil {
 		return refuse(http.StatusBadRequest, "%v", err)
 	}
-	limit := f.Limit
-	f.Limit++ // the one too many tells that there are more
-	l := CallList{Calls: s.edge.Calls(f)}
-	if len(l.Calls) > limit {
-		l.Calls, l.More = l.Calls[:limit], true
-	}
-	if l.Calls == nil {
-		l.Calls = []proxy.CallInfo{} // [] rather than null in JSON
-	}
+	var l CallList
+	l.Calls, l.More = upTo(f.Limit, func(n int) []proxy.CallInfo {
+		f.Limit = n
+		return s.edge.Calls(f)
+	})
 	return say(http.StatusOK, l)
+}
+
+// upTo asks for one more than the limit: it tells that there are more.
+func upTo[T any](limit int, ask func(n int) []T) (list []T, more bool) {
+	list = ask(limit + 1)
+	if len(list) > limit {
+		return list[:limit], true
+	}
+	if list == nil {
+		list = []T{} // [] rather than null in JSON
+	}
+	return list, false
 }
 
 // filterKeys are what GET /v1/calls takes.

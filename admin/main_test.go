@@ -18,6 +18,7 @@ import (
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy"
 	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/test/admintest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -112,7 +113,7 @@ func realEdge(t *testing.T) *proxy.Edge {
 
 // manyCalls is an edge with calls: every fifth rings.
 type manyCalls struct {
-	bans
+	admintest.Guard
 	n     int
 	ended []string // guarded by mu
 	mu    sync.Mutex

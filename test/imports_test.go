@@ -38,6 +38,7 @@ var edges = map[string][]string{
 	"cmd/sipward":      {"admin", "proxy", "config", "proxy/cdr", "proxy/eventlog", "cmd/sipward/demo"},
 	"cmd/sipward/demo": {"proxy", "config", "proxy/eventlog", "test/siptest"},
 	"test/siptest":     {},
+	"test/admintest":   {"proxy"},
 	"test/e2e":         {"test/siptest"},
 	"test/bench":       {"test/siptest"},
 }

@@ -16,11 +16,12 @@ import (
 
 	"github.com/sipward/sipward/admin"
 	"github.com/sipward/sipward/proxy"
+	"github.com/sipward/sipward/test/admintest"
 	"github.com/sipward/sipward/test/siptest"
 )
 
 // noon is when the listings of the golden files are made.
-var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+var noon = admintest.Noon
 
 // shownCalls are calls of each kind; the last one has what a caller can write to harm who reads it.
 func shownCalls() []proxy.CallInfo {
@@ -142,7 +143,7 @@ func FuzzVisible(f *testing.F) {
 
 // twoPools is an edge with the calls above and a backend of the same name in two pools.
 type twoPools struct {
-	knownBans
+	admintest.Guard
 	mu    sync.Mutex // guards what follows
 	ended []string
 	set   []string

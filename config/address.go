@@ -257,3 +257,9 @@ func (u sipURI) name() string {
 	}
 	return net.JoinHostPort(u.host, strconv.Itoa(int(u.port)))
 }
+
+// isAddress reports whether a text is an IP address, without brackets.
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}

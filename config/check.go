@@ -1,11 +1,7 @@
 package config
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -29,6 +25,7 @@ func (l *loader) check(c *Config, host []netip.Addr) {
 	if _, ok := l.keyAt["lab"]; ok && c.Lab {
 		l.warnf("lab", "values below the safe minima are permitted: for laboratories only")
 	}
+	l.checkRegistration(c.Registration)
 	l.checkTimers(c.Timers, c.Transaction)
 	l.checkSecurity(c.Security)
 	l.checkTransaction(c.Transaction)
@@ -77,7 +74,11 @@ func (l *loader) checkListeners(c *Config, host []netip.Addr) {
 		if one.Advertise != "" {
 			l.checkAdvertise(key+".advertise", one.Advertise)
 		}
-		l.checkCertificate(*one, key)
+		l.checkCertificates(one, key)
+		l.checkOrigins(one, key)
+		if one.Web() && one.Side == SideInside {
+			l.errorf(key+".side", "browsers come from outside: leave side out, and give the PBX a listener of its own")
+		}
 		network := "tcp"
 		if one.Proto == "udp" {
 			network = "udp"
@@ -110,42 +111,6 @@ func (l *loader) checkAdvertise(key, value string) {
 	if _, _, err := HostPort(value); err != nil {
 		l.errorf(key, "%v", err)
 	}
-}
-
-func (l *loader) checkCertificate(one Listener, key string) {
-	if !one.Secure() {
-		if one.Certificate != "" || one.Key != "" {
-			l.errorf(key, "certificate and key belong to tls and wss listeners")
-		}
-		return
-	}
-	for _, file := range []struct{ key, path string }{{"certificate", one.Certificate}, {"key", one.Key}} {
-		if file.path == "" {
-			l.keyErrorf(key, "a %s listener needs %s", one.Proto, file.key)
-		} else if err := readable(file.path); err != nil {
-			l.errorf(key+"."+file.key, "%v", err)
-			return
-		}
-	}
-	if one.Certificate == "" || one.Key == "" {
-		return
-	}
-	if _, err := tls.LoadX509KeyPair(one.Certificate, one.Key); err != nil {
-		l.errorf(key+".certificate", "%v", err)
-	}
-}
-
-// readable returns a short reason why a file cannot be read.
-func readable(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		reason := err
-		if pathError, ok := errors.AsType[*fs.PathError](err); ok {
-			reason = pathError.Err
-		}
-		return fmt.Errorf("cannot read %s: %w", quote(path), reason)
-	}
-	return f.Close()
 }
 
 func (l *loader) checkLog(log Log) {
@@ -206,6 +171,14 @@ func (l *loader) checkSecret(secret string) {
 	const least, most = 16, 1024
 	if secret != "" && (len(secret) < least || len(secret) > most) {
 		l.errorf("secret", "want %d to %d bytes that nobody can guess", least, most)
+	}
+}
+
+// checkRegistration looks at pings that come too late.
+func (l *loader) checkRegistration(r Registration) {
+	const forgets = 30 * second // what many NATs keep a UDP mapping for, less a little for the way
+	if r.Ping != "none" && r.PingInterval > forgets-second {
+		l.warnf("registration.ping_interval", "%s s: many NATs forget a phone after %s s, and calls to it fail until it registers again", r.PingInterval, forgets)
 	}
 }
 
@@ -382,24 +355,6 @@ func (l *loader) checkIdentity(key, name string) {
 		l.errorf(key, "%s is not the name of a header field", quote(name))
 	case slices.Contains(needed, strings.ToLower(name)) || slices.Contains(meaningful, strings.ToLower(name)):
 		l.errorf(key, "%s has a meaning of its own in SIP: choose a private name such as X-AUTH-IP", quote(name))
-	}
-}
-
-func (l *loader) checkPoolTLS(t PoolTLS, key string) {
-	if t.CA != "" {
-		if err := readable(t.CA); err != nil {
-			l.errorf(key+".ca", "%v", err)
-		} else if pem, err := readBounded(t.CA); err != nil || !x509.NewCertPool().AppendCertsFromPEM(pem) {
-			l.errorf(key+".ca", "no certificate in %s", quote(t.CA))
-		}
-	}
-	if t.ServerName != "" && !isHostName(t.ServerName) {
-		if _, err := netip.ParseAddr(t.ServerName); err != nil {
-			l.errorf(key+".server_name", "want a host name, not %s", quote(t.ServerName))
-		}
-	}
-	if t.Insecure {
-		l.warnf(key+".insecure", "the backends' certificates are not verified: anybody in between can read and change everything")
 	}
 }
 

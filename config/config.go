@@ -46,7 +46,7 @@ type Listener struct {
 	Address      string    `yaml:"address" doc:"proto:ip:port; proto is udp, tcp, tls, ws or wss, the address an IP literal, IPv6 in brackets." apply:"restart"`
 	Certificate  string    `yaml:"certificate" doc:"PEM file with the certificate chain of a tls or wss listener. It is read again when it changes and at a reload." apply:"restart"`
 	Key          string    `yaml:"key" doc:"PEM file with the private key of a tls or wss listener." apply:"restart"`
-	Certificates []KeyPair `yaml:"certificates" doc:"Further certificates of a tls or wss listener, chosen by the name that the client asks for (SNI)." apply:"restart"`
+	Certificates []KeyPair `yaml:"certificates" doc:"Further pairs {certificate: file, key: file} of a tls or wss listener, chosen by the name that the client asks for (SNI); the one above is for all other names." apply:"restart"`
 	ClientCA     string    `yaml:"client_ca" doc:"PEM file with the certificates that sign those of clients of a tls or wss listener." zero:"clients need no certificate" apply:"restart"`
 	ClientAuth   string    `yaml:"client_auth" doc:"With client_ca: require a certificate of every client, or verify only what a client shows." one:"require|optional" zero:"require" apply:"restart"`
 	Origins      []string  `yaml:"origins" doc:"Web origins (scheme://host[:port]) whose pages may connect to a ws or wss listener." zero:"every origin" apply:"restart"`

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -84,8 +85,21 @@ func TestTemplateShowsEveryKey(t *testing.T) {
 	}
 	text = strings.Join(lines, "")
 	_, _, err = Load(Options{Path: "init.yaml", Data: []byte(text), Addresses: host[:1]})
-	if err == nil || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("want a complaint about the absent certificate only, got %v", err)
+	var problems Problems
+	if !errors.As(err, &problems) || len(problems) != 2 || problems[0].Key != "listen[2].certificate" || problems[1].Key != "listen[2].key" {
+		t.Errorf("want a complaint about the absent certificate and key only, got %v", err)
+	}
+}
+
+func TestTemplateTakesASecret(t *testing.T) {
+	secret := "-a#secret that: must be quoted"
+	text, err := Template(TemplateOptions{Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(Options{Path: "init.yaml", Data: []byte(text), Addresses: host[:1]})
+	if err != nil || c.Secret != secret {
+		t.Errorf("got %v", err)
 	}
 }
 

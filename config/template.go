@@ -12,6 +12,7 @@ type TemplateOptions struct {
 	To        []string     // addresses of backends, as BackendURI reads them; empty: an address to be replaced
 	Pool      string       // name of the pool; empty: pbx
 	Addresses []netip.Addr // of this host, for the comments at listen and advertise; loopback is left out
+	Secret    string       // fresh and random, for the key secret; empty: none
 }
 
 // Template returns a commented file with every key, each with its default. It loads as it is.
@@ -86,6 +87,10 @@ func (t *template) section(section reflect.Value, indent int) {
 				t.line(indent, "%s:", name)
 				t.section(v, indent+2)
 				continue
+			}
+			if name == "secret" && t.o.Secret != "" {
+				t.comment(0, "This one was made for this file: let nobody but sipward read it.")
+				v = reflect.ValueOf(t.o.Secret)
 			}
 			t.line(indent, "%s: %s", name, show(v))
 			if name == "advertise" && indent == 0 && len(t.usable()) > 1 {

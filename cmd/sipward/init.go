@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,7 +17,8 @@ func newInit() *cobra.Command {
 		Use:   "init",
 		Short: "Print a commented configuration file for this host",
 		Long: `Print a commented configuration file for this host: every key with its meaning, bounds and default, and the
-addresses that were found here. Nothing is written but the output.`,
+addresses that were found here. Its secret is fresh and random, so that calls and registrations stay routable
+over a restart: let nobody but sipward read the file. Nothing is written but the output.`,
 		Example: "  sipward init --to sip:10.0.0.10:5060 > sipward.yaml",
 		Args:    none,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -24,7 +26,7 @@ addresses that were found here. Nothing is written but the output.`,
 			if err != nil {
 				return err
 			}
-			text, err := config.Template(config.TemplateOptions{To: uris, Addresses: hostAddresses()})
+			text, err := config.Template(config.TemplateOptions{To: uris, Addresses: hostAddresses(), Secret: rand.Text()})
 			if err != nil {
 				return err
 			}

@@ -234,6 +234,19 @@ func TestInitLoads(t *testing.T) {
 	}
 }
 
+// TestInitMakesASecret: a new one for each file.
+func TestInitMakesASecret(t *testing.T) {
+	secret := func() string {
+		_, out, _ := run(t, "init")
+		_, rest, _ := strings.Cut(out, "\nsecret: ")
+		line, _, _ := strings.Cut(rest, "\n")
+		return line
+	}
+	if a, b := secret(), secret(); len(a) < 20 || a == b {
+		t.Errorf("got %q and %q", a, b)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	b := newBuild(&debug.BuildInfo{
 		Main: debug.Module{Version: "v1.2.3"},

@@ -2,6 +2,7 @@ package security
 
 import (
 	"hash/maphash"
+	"math"
 	"sync"
 	"time"
 
@@ -9,15 +10,17 @@ import (
 )
 
 const (
-	knownFor    = time.Hour
+	knownFor = time.Hour
+	// heldFor bounds how far ahead a registration may keep somebody known.
+	heldFor     = 24 * time.Hour
 	knownShards = 16
 	// knownAShard is the least that a shard holds, if there is more than one.
 	knownAShard = 256
 )
 
 // Known remembers who proved itself: sources, and users at a source, whose
-// credentials were accepted within the last hour. It remembers the latest of each up
-// to its capacity, and is safe for concurrent use.
+// credentials were accepted within the last hour or whose registration is alive. It
+// remembers the latest of each up to its capacity, and is safe for concurrent use.
 type Known struct {
 	seed    maphash.Seed
 	sources []knownShard
@@ -38,7 +41,9 @@ type knownKey struct {
 
 type success struct {
 	first time.Duration // since it was forgotten the last time
-	last  time.Duration
+	last  time.Duration // credentials were accepted, 0 if they never were
+	noted time.Duration // credentials were accepted, or a registration was
+	until time.Duration // it is known
 }
 
 // NewKnown returns a Known for so many sources, and as many users at sources.
@@ -67,23 +72,40 @@ func (k *Known) Succeeded(s Source, user string, now time.Duration) (before time
 	if s == 0 {
 		return 0
 	}
-	before = k.shard(k.sources, knownKey{source: s}).succeeded(knownKey{source: s}, now)
+	key := knownKey{source: s}
+	before = k.shard(k.sources, key).succeeded(key, now)
 	if user != "" {
-		key := knownKey{s, maphash.String(k.seed, user)}
+		key.user = maphash.String(k.seed, user)
 		before = k.shard(k.users, key).succeeded(key, now)
 	}
 	return before
 }
 
+// Holds says that a user (user@domain) is registered from a source until then: both are
+// known for so long, at most 24 hours from now, and never shorter than they were before. So
+// the end of a registration need not be told. An empty user stands for none in particular.
+func (k *Known) Holds(s Source, user string, until, now time.Duration) {
+	if s == 0 || until <= now {
+		return
+	}
+	until = min(until, later(now, heldFor))
+	key := knownKey{source: s}
+	k.shard(k.sources, key).held(key, until, now)
+	if user != "" {
+		key.user = maphash.String(k.seed, user)
+		k.shard(k.users, key).held(key, until, now)
+	}
+}
+
 // Source tells whether somebody's credentials at this source were accepted in the last
-// hour.
+// hour, or somebody is registered from there.
 func (k *Known) Source(s Source, now time.Duration) bool {
 	_, ok := k.source(s, now)
 	return ok
 }
 
 // User tells whether the credentials of that user at this source were accepted in the
-// last hour.
+// last hour, or the user is registered from there.
 func (k *Known) User(s Source, user []byte, now time.Duration) bool {
 	source, ok := k.source(s, now)
 	if !ok || len(user) == 0 {
@@ -92,7 +114,7 @@ func (k *Known) User(s Source, user []byte, now time.Duration) bool {
 	key := knownKey{s, maphash.Bytes(k.seed, user)}
 	at, ok := k.shard(k.users, key).read(key)
 	// What was before the source was forgotten is forgotten too.
-	return ok && now-at.last <= knownFor && at.last >= source.first
+	return ok && now <= at.until && at.noted >= source.first
 }
 
 // Forget forgets a source and all of its users.
@@ -103,7 +125,7 @@ func (k *Known) Forget(s Source) {
 	sh.latest.Remove(knownKey{source: s})
 }
 
-// Len returns how many sources are remembered, those included whose hour is over.
+// Len returns how many sources are remembered, those included whose time is over.
 func (k *Known) Len() (n int) {
 	for i := range k.sources {
 		sh := &k.sources[i]
@@ -117,7 +139,7 @@ func (k *Known) Len() (n int) {
 func (k *Known) source(s Source, now time.Duration) (success, bool) {
 	key := knownKey{source: s}
 	at, ok := k.shard(k.sources, key).read(key)
-	return at, ok && now-at.last <= knownFor
+	return at, ok && now <= at.until
 }
 
 func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
@@ -127,18 +149,39 @@ func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
 func (sh *knownShard) succeeded(key knownKey, now time.Duration) (before time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	at, ok := sh.latest.Peek(key)
-	if !ok {
-		at.first = now
-	}
+	at := sh.noteLocked(key, later(now, knownFor), now)
 	before = at.last
 	at.last = max(at.last, now)
 	sh.latest.Add(key, at)
 	return before
 }
 
+func (sh *knownShard) held(key knownKey, until, now time.Duration) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.latest.Add(key, sh.noteLocked(key, until, now))
+}
+
+// noteLocked returns what will be remembered of one that is known until then.
+func (sh *knownShard) noteLocked(key knownKey, until, now time.Duration) success {
+	at, ok := sh.latest.Peek(key)
+	if !ok {
+		return success{first: now, noted: now, until: until}
+	}
+	at.noted, at.until = max(at.noted, now), max(at.until, until)
+	return at
+}
+
 func (sh *knownShard) read(key knownKey) (success, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	return sh.latest.Peek(key)
+}
+
+// later is now + d, on a clock that does not go round.
+func later(now, d time.Duration) time.Duration {
+	if now > math.MaxInt64-d {
+		return math.MaxInt64
+	}
+	return now + d
 }

@@ -59,6 +59,106 @@ func TestKnownIsRenewedByEachSuccess(t *testing.T) {
 	}
 }
 
+func TestKnownHoldsWhoIsRegistered(t *testing.T) {
+	const now = 2 * time.Hour
+	user := []byte("alice@example.org")
+	for _, c := range []struct {
+		name  string
+		hold  func(k *Known)
+		until time.Duration // the last moment at which both are known, 0 for never
+	}{
+		{"until it ends", func(k *Known) { k.Holds(1, "alice@example.org", now+time.Minute, now) }, now + time.Minute},
+		{"beyond the hour", func(k *Known) {
+			k.Succeeded(1, "alice@example.org", now)
+			k.Holds(1, "alice@example.org", now+3*time.Hour, now)
+		}, now + 3*time.Hour},
+		{"not shorter than a success", func(k *Known) {
+			k.Succeeded(1, "alice@example.org", now)
+			k.Holds(1, "alice@example.org", now+time.Minute, now)
+		}, now + time.Hour},
+		{"not shorter than the hold before", func(k *Known) {
+			k.Holds(1, "alice@example.org", now+3*time.Hour, now)
+			k.Holds(1, "alice@example.org", now+time.Minute, now+time.Second)
+		}, now + 3*time.Hour},
+		{"a success later on", func(k *Known) {
+			k.Holds(1, "alice@example.org", now+3*time.Hour, now)
+			k.Succeeded(1, "alice@example.org", now+time.Minute)
+		}, now + 3*time.Hour},
+		{"an hour after a success, though the registration ends before", func(k *Known) {
+			k.Holds(1, "alice@example.org", now+10*time.Minute, now)
+			k.Succeeded(1, "alice@example.org", now+5*time.Minute)
+		}, now + 65*time.Minute},
+		{"a day at most", func(k *Known) { k.Holds(1, "alice@example.org", now+240*time.Hour, now) }, now + 24*time.Hour},
+		{"for ever", func(k *Known) { k.Holds(1, "alice@example.org", 1<<63-1, now) }, now + 24*time.Hour},
+		{"one that is over", func(k *Known) { k.Holds(1, "alice@example.org", now, now) }, 0},
+		{"one that was over", func(k *Known) { k.Holds(1, "alice@example.org", now-time.Hour, now) }, 0},
+		{"one at the start of the clock", func(k *Known) { k.Holds(1, "alice@example.org", time.Minute, 0) }, time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := NewKnown(100)
+			c.hold(k)
+			for _, at := range []struct {
+				now  time.Duration
+				want bool
+			}{{c.until, c.until > 0}, {max(c.until, now) + 1, false}} {
+				if k.Source(1, at.now) != at.want || k.User(1, user, at.now) != at.want {
+					t.Errorf("at %v: source %v, user %v", at.now, k.Source(1, at.now), k.User(1, user, at.now))
+				}
+			}
+		})
+	}
+}
+
+func TestKnownHoldsNobodyElse(t *testing.T) {
+	k := NewKnown(100)
+	k.Holds(0, "alice@example.org", time.Hour, 0)
+	k.Holds(1, "", time.Hour, 0)
+	k.Holds(2, "alice@example.org", time.Hour, 0)
+	for _, c := range []struct {
+		s            Source
+		user         string
+		source, pair bool
+	}{
+		{0, "alice@example.org", false, false},
+		{1, "alice@example.org", true, false},
+		{2, "alice@example.org", true, true},
+		{2, "bob@example.org", true, false},
+		{3, "alice@example.org", false, false},
+	} {
+		if k.Source(c.s, 1) != c.source || k.User(c.s, []byte(c.user), 1) != c.pair {
+			t.Errorf("source %d, %s: %v %v", c.s, c.user, k.Source(c.s, 1), k.User(c.s, []byte(c.user), 1))
+		}
+	}
+}
+
+// A registration is no accepted password: the first one that follows earns what the
+// first one earns.
+func TestKnownTellsHeldFromSucceeded(t *testing.T) {
+	k := NewKnown(100)
+	k.Holds(1, "alice@example.org", time.Hour, time.Minute)
+	if before := k.Succeeded(1, "alice@example.org", 2*time.Minute); before != 0 {
+		t.Errorf("succeeded at %v", before)
+	}
+	k.Holds(1, "alice@example.org", time.Hour, 3*time.Minute)
+	if before := k.Succeeded(1, "alice@example.org", 4*time.Minute); before != 2*time.Minute {
+		t.Errorf("succeeded at %v", before)
+	}
+}
+
+func TestKnownHeldIsForgottenToo(t *testing.T) {
+	k := NewKnown(100)
+	k.Holds(1, "alice@example.org", 3*time.Hour, time.Second)
+	k.Holds(1, "bob@example.org", 3*time.Hour, time.Second)
+	k.Forget(1)
+	k.Holds(1, "bob@example.org", 3*time.Hour, 2*time.Second)
+	if k.User(1, []byte("alice@example.org"), 2*time.Second) {
+		t.Error("another user's registration brought alice back")
+	}
+	if !k.User(1, []byte("bob@example.org"), 2*time.Second) {
+		t.Error("bob is not known again")
+	}
+}
+
 func TestKnownTakesClocksInAnyOrder(t *testing.T) {
 	k := NewKnown(100)
 	k.Succeeded(1, "alice@example.org", time.Minute)
@@ -139,6 +239,10 @@ func TestKnownTakesAnything(t *testing.T) {
 			k.Succeeded(0, "", now)
 			k.Succeeded(1, "", now)
 			k.Succeeded(1, "alice", now)
+			for _, until := range []time.Duration{0, -1 << 63, 1<<63 - 1} {
+				k.Holds(0, "", until, now)
+				k.Holds(1, "alice", until, now)
+			}
 			k.Source(0, now)
 			k.User(1, nil, now)
 			k.Forget(0)
@@ -157,6 +261,7 @@ func TestKnownIsSafeForConcurrentUse(t *testing.T) {
 			for i := range 5000 {
 				s, now := 1+(w+Source(i))%50, time.Duration(i)*time.Second
 				k.Succeeded(s, "alice@example.org", now)
+				k.Holds(s, "alice@example.org", now+time.Hour, now)
 				k.Source(s, now)
 				k.User(s, []byte("alice@example.org"), now)
 				if i%10 == 0 {
@@ -175,6 +280,7 @@ func TestKnownDoesNotAllocateAgain(t *testing.T) {
 	k.Succeeded(1, "alice@example.org", time.Second)
 	if n := testing.AllocsPerRun(1000, func() {
 		k.Succeeded(1, "alice@example.org", 2*time.Second)
+		k.Holds(1, "alice@example.org", 2*time.Hour, 2*time.Second)
 		if !k.Source(1, time.Second) || !k.User(1, user, time.Second) || k.Source(2, time.Second) {
 			t.Error("unknown")
 		}
@@ -233,5 +339,13 @@ func BenchmarkKnownSucceededAgain(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		k.Succeeded(rateSource(99_999), "alice@example.org", time.Minute)
+	}
+}
+
+func BenchmarkKnownHoldsAgain(b *testing.B) {
+	k := knownMany(100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		k.Holds(rateSource(99_999), "alice@example.org", 2*time.Hour, time.Minute)
 	}
 }

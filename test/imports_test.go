@@ -51,7 +51,7 @@ var foreign = map[string][]string{
 	"dialog":            {},
 	"security":          {"github.com/hashicorp/golang-lru/v2/simplelru"},
 	"proxy/wire":        {"github.com/emiago/sipgo/sip"},
-	"proxy/transport":   {"golang.org/x/sys", "golang.org/x/net/bpf"},
+	"proxy/transport":   {"golang.org/x/sys", "golang.org/x/net/bpf", "github.com/gobwas/ws"},
 	"proxy/transaction": {"github.com/dchest/siphash"},
 	"proxy/resolve":     {"github.com/miekg/dns"},
 	"proxy/backend":     {},

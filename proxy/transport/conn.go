@@ -11,10 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gobwas/ws"
+
 	"github.com/sipward/sipward/proxy/wire"
 )
 
-// Conn is one TCP or TLS connection, accepted or dialled. One goroutine, run, is its whole life.
+// Conn is one TCP, TLS or WebSocket connection, accepted or dialled. One goroutine, run, is its whole life.
 type Conn struct {
 	layer      *Layer
 	id         uint64
@@ -34,6 +36,9 @@ type Conn struct {
 	local   atomic.Pointer[netip.AddrPort]
 	isReady atomic.Bool // stream may be written to; set after early was written
 	stream  io.ReadWriter
+	web     *webSocket // stream, if it is one
+
+	unanswered atomic.Int32 // pings sent since something came
 
 	mu    sync.Mutex
 	early []byte // sent before the connection was ready
@@ -45,7 +50,7 @@ type Conn struct {
 // ID returns a number that no other connection has or will have, also after a restart.
 func (c *Conn) ID() uint64 { return c.id }
 
-// Proto returns TCP or TLS.
+// Proto returns TCP, TLS, WS or WSS.
 func (c *Conn) Proto() wire.Proto { return c.proto }
 
 // Local returns our address, without a port or invalid while the connection is being dialled.
@@ -94,11 +99,14 @@ func (c *Conn) end(reason error) bool {
 	c.err = reason
 	c.layer.countClosed(reason) // before Handler.Closed may come
 	c.early = nil
-	box, secure := c.box, c.tls
+	box, secure, web := c.box, c.tls, c.web
 	c.mu.Unlock()
 
 	c.cancel()
 	c.layer.conns.retire(c)
+	if web != nil {
+		web.goodbye(reason)
+	}
 	if secure != nil {
 		_ = secure.Close() // says goodbye to the peer, then closes the box
 	}
@@ -130,12 +138,34 @@ func (c *Conn) send(b []byte) error {
 			return err
 		}
 	}
-	if _, err := c.stream.Write(b); err != nil {
-		c.Close(err)
+	_, err := c.stream.Write(b)
+	return c.sent(err)
+}
+
+// sent ends the connection if err, of writing to it, says so.
+func (c *Conn) sent(err error) error {
+	if err == nil || err == errWebClosed {
+		return err
+	}
+	c.Close(err)
+	return c.Err()
+}
+
+// Ping sends a keep-alive, which the peer has to answer: a ping frame on a WebSocket (RFC 6455 section 5.5.2), CRLFCRLF
+// on other streams (RFC 5626 section 3.5.1). It never blocks. A connection that is still being established needs none.
+func (c *Conn) Ping() error {
+	if !c.isReady.Load() {
 		return c.Err()
 	}
-	return nil
+	c.unanswered.Add(1)
+	if c.web != nil {
+		return c.control(ws.OpPing, nil)
+	}
+	return c.send([]byte(ping))
 }
+
+// Unanswered returns how many times Ping was called since anything came from the peer: 0 says that it lives.
+func (c *Conn) Unanswered() int { return int(c.unanswered.Load()) }
 
 // keep queues b while the connection is being established.
 func (c *Conn) keep(b []byte) (isKept bool, err error) {
@@ -148,6 +178,10 @@ func (c *Conn) keep(b []byte) (isKept bool, err error) {
 		c.mu.Unlock()
 		return false, nil
 	}
+	if !c.proto.Streamed() { // messages have to stay apart, and nobody knows this connection yet
+		c.mu.Unlock()
+		return false, errNotOpen
+	}
 	if len(c.early)+len(b) > c.layer.limits.writeQueue {
 		c.mu.Unlock()
 		c.Close(ErrQueueFull)
@@ -158,42 +192,40 @@ func (c *Conn) keep(b []byte) (isKept bool, err error) {
 	return true, nil
 }
 
-// accepted takes a new connection over, or refuses it.
-func (l *Layer) accepted(from *Listener, raw *net.TCPConn) {
+// accepted takes a new connection over, or refuses it and returns false.
+func (l *Layer) accepted(from *Listener, raw *net.TCPConn) bool {
 	remote := unmapped(raw.RemoteAddr().(*net.TCPAddr).AddrPort())
 	c := l.newConn(from.proto, remote)
 	c.inbound, c.listener = true, from
 	if admit := l.options.Admit; admit != nil && !admit(from, remote) {
 		l.count.refusedByRule.Add(1)
-		refuse(c, raw)
-		return
+		return refuse(c, raw)
 	}
 	switch l.conns.accept(c) {
 	case nil:
 	case errTotalLimit:
 		l.count.refusedTotal.Add(1)
-		refuse(c, raw)
-		return
+		return refuse(c, raw)
 	case errSourceLimit:
 		l.count.refusedPerSource.Add(1)
-		refuse(c, raw)
-		return
+		return refuse(c, raw)
 	default:
-		refuse(c, raw)
-		return
+		return refuse(c, raw)
 	}
 	l.count.accepted.Add(1)
 	if !l.run(func() { c.run(raw) }) { // ends when the connection is closed
 		l.conns.leave(c)
-		refuse(c, raw)
+		return refuse(c, raw)
 	}
+	return true
 }
 
-// refuse resets: a flood of refused connections must not fill the table of those in TIME_WAIT.
-func refuse(c *Conn, raw *net.TCPConn) {
+// refuse resets: a flood of refused connections must not fill the table of those in TIME_WAIT. It returns false.
+func refuse(c *Conn, raw *net.TCPConn) bool {
 	c.cancel()
 	_ = raw.SetLinger(0)
 	_ = raw.Close()
+	return false
 }
 
 func (l *Layer) newConn(proto wire.Proto, remote netip.AddrPort) *Conn {
@@ -240,20 +272,17 @@ func (c *Conn) establish(raw *net.TCPConn) error {
 		_ = raw.Close()
 		return err
 	}
-	var stream io.ReadWriter = box
 	var secure *tls.Conn
 	if c.proto.Secure() {
 		secure = c.secure(box)
-		stream = secure
 	}
 	if err := c.attach(box, secure); err != nil {
 		return err
 	}
-	if secure != nil {
-		if err := c.handshake(secure); err != nil {
-			c.layer.count.handshakeFailures.Add(1)
-			return err
-		}
+	stream, err := c.handshake(box, secure)
+	if err != nil {
+		c.layer.count.handshakeFailures.Add(1)
+		return err
 	}
 	c.layer.conns.established(c)
 	return c.open(stream)
@@ -279,6 +308,7 @@ func (c *Conn) open(stream io.ReadWriter) error {
 		return c.err
 	}
 	c.stream = stream
+	c.web, _ = stream.(*webSocket)
 	if len(c.early) > 0 {
 		if _, err := stream.Write(c.early); err != nil {
 			return err
@@ -297,17 +327,49 @@ func (c *Conn) secure(box *outbox) *tls.Conn {
 	return tls.Client(box, c.layer.clientTLS(c.serverName, c.remote))
 }
 
-// handshake is bounded in time: a peer that opens a connection and says nothing costs one goroutine for that long.
-func (c *Conn) handshake(secure *tls.Conn) error {
-	_ = secure.SetDeadline(time.Now().Add(c.layer.limits.handshake))
-	if err := secure.Handshake(); err != nil {
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			return errHandshakeTimeout
-		}
-		return err
+// handshake brings box to where messages can be exchanged, in bounded time: a peer that opens a connection and says
+// nothing costs one goroutine for that long.
+func (c *Conn) handshake(box *outbox, secure *tls.Conn) (io.ReadWriter, error) {
+	if c.proto == wire.TCP {
+		return box, nil
 	}
-	return secure.SetDeadline(time.Time{})
+	_ = box.SetReadDeadline(time.Now().Add(c.layer.limits.handshake))
+	var stream io.ReadWriter = box
+	var err error
+	if secure != nil {
+		stream, err = secure, secure.Handshake()
+	}
+	if err == nil && !c.proto.Streamed() {
+		stream, err = c.upgrade(stream)
+	}
+	if err != nil {
+		return nil, inTime(err)
+	}
+	return stream, box.SetReadDeadline(time.Time{})
 }
 
-var errHandshakeTimeout = errors.New("TLS handshake not completed in time")
+func inTime(err error) error {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return errHandshakeTimeout
+	}
+	return err
+}
+
+var (
+	errHandshakeTimeout = errors.New("handshake not completed in time")
+	errNotOpen          = errors.New("handshake is not completed")
+)
+
+// upgrade makes a WebSocket of the stream of an accepted connection.
+func (c *Conn) upgrade(stream io.ReadWriter) (io.ReadWriter, error) {
+	rest, err := upgrade(stream, c.listener.origins)
+	if err == nil {
+		return &webSocket{under: stream, first: rest}, nil
+	}
+	var refused *refusal
+	if errors.As(err, &refused) {
+		c.linger()
+	}
+	return nil, err
+}

@@ -35,6 +35,7 @@ type Listener struct {
 	accepting   *net.TCPListener
 	tlsConfig   *tls.Config
 	certificate atomic.Pointer[tls.Certificate]
+	origins     origins // WebSocket
 }
 
 // Proto returns the listener's protocol.
@@ -91,19 +92,18 @@ func (l *Layer) open(index int, spec config.Listener) (*Listener, error) {
 	if !bind.Addr().IsValid() {
 		return nil, fmt.Errorf("listen %s: no IP address to bind", spec.Address)
 	}
-	o := &Listener{layer: l, index: index, spec: spec, proto: proto, isWildcard: bind.Addr().IsUnspecified()}
+	o := &Listener{layer: l, index: index, spec: spec, proto: proto, isWildcard: bind.Addr().IsUnspecified(),
+		origins: originsOf(spec.Origins)}
 	var err error
 	switch proto {
 	case wire.UDP:
 		err = o.openUDP(bind)
-	case wire.TCP:
+	case wire.TCP, wire.WS:
 		err = o.openTCP(bind)
-	case wire.TLS:
+	case wire.TLS, wire.WSS:
 		if err = o.prepareTLS(); err == nil {
 			err = o.openTCP(bind)
 		}
-	default:
-		err = fmt.Errorf("%s is not supported", proto)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen %s %s: %w", spec.Proto, bind, err)
@@ -171,7 +171,7 @@ func (l *Listener) openTCP(bind netip.AddrPort) error {
 	if bind.Addr().Is6() {
 		network = "tcp6" // [::] is IPv6 only
 	}
-	lc := net.ListenConfig{Control: tuneStream, KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{Control: l.layer.limits.tuneStream, KeepAliveConfig: l.layer.limits.keepAlive}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), network, bind.String())
 	if err != nil {
@@ -190,7 +190,9 @@ func (l *Listener) accept() {
 		raw, err := l.accepting.AcceptTCP()
 		if err == nil {
 			wait = shortest
-			l.layer.accepted(l, raw)
+			if l.layer.accepted(l, raw) {
+				l.layer.pause(l.layer.pace.take(time.Now()))
+			}
 			continue
 		}
 		if l.layer.isDone() || isClosedErr(err) {

@@ -19,8 +19,11 @@ const (
 
 var midBuffers = sync.Pool{New: func() any { return new([midBuffer]byte) }}
 
-// pong answers a CRLF keep-alive (RFC 5626 section 3.5.1).
-const pong = "\r\n"
+// CRLF keep-alives (RFC 5626 section 3.5.1).
+const (
+	ping = "\r\n\r\n"
+	pong = "\r\n"
+)
 
 // maxPongs bounds the answers to one read: a client has one ping under way, a flood deserves no more.
 const maxPongs = 16
@@ -36,6 +39,7 @@ var pongs = func() (b [maxPongs * len(pong)]byte) {
 type reader struct {
 	c      *Conn
 	framer wire.Framer
+	frames frames // WebSocket
 	packet Packet
 	buf    []byte
 	mid    *[midBuffer]byte // buf, if it is borrowed
@@ -51,7 +55,7 @@ type reader struct {
 // read hands messages to the handler until the connection ends, and returns why.
 func (c *Conn) read() error {
 	r := &reader{c: c, rest: make([]byte, restBuffer)}
-	r.framer.Max = c.layer.limits.maxMessage
+	r.framer.Max, r.frames.max = c.layer.limits.maxMessage, c.layer.limits.maxMessage
 	r.packet.Flow = c.Flow()
 	r.buf = r.rest
 	defer r.giveBack()
@@ -63,10 +67,15 @@ func (c *Conn) read() error {
 		if n > 0 {
 			r.lastRead = time.Now()
 			r.filled += n
-			if fault := r.deliver(); fault != wire.NoFault {
-				c.layer.count.streamFaults.Add(1)
+			if c.unanswered.Load() != 0 {
+				c.unanswered.Store(0)
+			}
+			if err := r.deliver(); err != nil {
+				if err != io.EOF {
+					c.layer.count.streamFaults.Add(1)
+				}
 				c.linger()
-				return fault
+				return err
 			}
 			r.size(n == room)
 			r.limit()
@@ -79,8 +88,12 @@ func (c *Conn) read() error {
 	}
 }
 
-// deliver hands over every complete message in the buffer and keeps the rest.
-func (r *reader) deliver() wire.Fault {
+// deliver hands over every complete message in the buffer and keeps the rest. After an error there is nothing more to
+// read: a wire.Fault, a *webFault, or io.EOF for the close frame of a WebSocket.
+func (r *reader) deliver() error {
+	if r.c.web != nil {
+		return r.deliverFrames()
+	}
 	at, begun := 0, r.begun
 	for at < r.filled {
 		message, used, pings, fault := r.framer.Next(r.buf[at:r.filled])
@@ -104,13 +117,19 @@ func (r *reader) deliver() wire.Fault {
 	if at > 0 {
 		r.filled = copy(r.buf, r.buf[at:r.filled])
 	}
+	r.began(begun, r.framer.Partial())
+	return nil
+}
+
+// began notes when the message that is being read began; begun is zero if it was with the last read.
+func (r *reader) began(begun time.Time, isPartial bool) {
 	switch {
-	case !r.framer.Partial():
-		r.begun = time.Time{}
+	case !isPartial:
+		begun = time.Time{}
 	case begun.IsZero():
-		r.begun = r.lastRead
+		begun = r.lastRead
 	}
-	return wire.NoFault
+	r.begun = begun
 }
 
 // size makes room for the next read. If the last one filled all there was, there is more to come, and it is read in larger

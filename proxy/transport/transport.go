@@ -73,6 +73,12 @@ const (
 	defaultMessageTimeout   = 15 * time.Second
 	defaultIdleTimeout      = 3900 * time.Second
 	defaultWriteTimeout     = 10 * time.Second
+	defaultAcceptRate       = 1000
+	defaultKeepAliveIdle    = 20 * time.Second
+	defaultUnacknowledged   = 10 * time.Second
+	// A peer that answers none of the kernel's probes is found dead so long after Limits.KeepaliveIdle.
+	probeInterval = 5 * time.Second
+	probes        = 3
 )
 
 var (
@@ -105,6 +111,7 @@ type Layer struct {
 	limits  limits
 	handler Handler // set by Serve, before the first goroutine
 	conns   registry
+	pace    pace
 	count   counters
 
 	done     chan struct{} // closed by the first Close
@@ -124,6 +131,12 @@ type limits struct {
 	maxMessage, writeQueue, receiveBuffer   int
 	handshake, message, idle, write         time.Duration
 	maxConnections, maxConnectionsPerSource int
+	acceptRate                              int // connections per second
+
+	keepAlive net.KeepAliveConfig
+	// unacknowledged is how long sent data may stay without an acknowledgement before the connection is given up
+	// (TCP_USER_TIMEOUT); RFC 9293 would have it retransmitted for a quarter of an hour.
+	unacknowledged time.Duration
 }
 
 // New returns a Layer that does nothing yet.
@@ -136,6 +149,7 @@ func New(o Options) *Layer {
 	}
 	l := &Layer{options: o, limits: limitsOf(o.Limits), done: make(chan struct{}), finished: make(chan struct{})}
 	l.conns.init(l.limits)
+	l.pace.rate = float64(l.limits.acceptRate)
 	return l
 }
 
@@ -150,6 +164,10 @@ func limitsOf(c config.Limits) limits {
 		write:                   or(time.Duration(c.WriteTimeout), defaultWriteTimeout),
 		maxConnections:          c.MaxConnections,
 		maxConnectionsPerSource: c.MaxConnectionsPerSource,
+		acceptRate:              or(c.AcceptRate, defaultAcceptRate),
+		keepAlive: net.KeepAliveConfig{Enable: true, Idle: or(time.Duration(c.KeepaliveIdle), defaultKeepAliveIdle),
+			Interval: probeInterval, Count: probes},
+		unacknowledged: or(time.Duration(c.UnackedTimeout), defaultUnacknowledged),
 	}
 }
 
@@ -239,6 +257,9 @@ func (l *Layer) run(f func()) bool {
 
 // pause waits, for less when the layer is closed.
 func (l *Layer) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

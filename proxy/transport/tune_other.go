@@ -2,13 +2,6 @@
 
 package transport
 
-import (
-	"net"
-	"syscall"
-	"time"
-)
+import "syscall"
 
-// keepAlive finds dead peers of silent connections in two minutes.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
-
-func tuneStream(_, _ string, _ syscall.RawConn) error { return nil }
+func (l *limits) tuneStream(_, _ string, _ syscall.RawConn) error { return nil }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"math"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -350,7 +349,7 @@ func (c *Client) Ban(ctx context.Context, key string) (proxy.BanInfo, bool, erro
 	return b, found, err
 }
 
-func banPath(key string) string { return "/v1/bans/" + url.PathEscape(key) }
+func banPath(key string) string { return "/v1/bans/" + element(key) }
 
 // AddBan bans a source or a user.
 func (c *Client) AddBan(ctx context.Context, n proxy.NewBan) (proxy.BanInfo, error) {
@@ -429,7 +428,7 @@ func batch(bans []proxy.BanInfo) (body []byte, n int, err error) {
 // Explain says what happens to a message of a source or a user now, and why.
 func (c *Client) Explain(ctx context.Context, key string) (proxy.Explanation, error) {
 	var x proxy.Explanation
-	err := c.ask(ctx, http.MethodGet, "/v1/explain/"+url.PathEscape(key), nil, &x)
+	err := c.ask(ctx, http.MethodGet, "/v1/explain/"+element(key), nil, &x)
 	return x, err
 }
 

@@ -1,12 +1,8 @@
 package admin
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,11 +79,7 @@ func TestBanAnswers(t *testing.T) {
 	})
 	serve(t, path, edge, new(lines))
 	many := `{"bans":[` + strings.TrimSuffix(strings.Repeat(`{"key":"192.0.2.1"},`, MaxImport+1), ",") + `]}`
-	cases := []struct {
-		name, method, path, body string
-		status                   int
-		want                     string
-	}{
+	answers(t, path, []exchange{
 		{"all", "GET", "/v1/bans", "", 200, `"more":false`},
 		{"more", "GET", "/v1/bans?limit=2", "", 200, `"more":true`},
 		{"exactly", "GET", "/v1/bans?limit=3", "", 200, `"more":false`},
@@ -135,24 +127,7 @@ func TestBanAnswers(t *testing.T) {
 		{"wrong method of one", "POST", "/v1/bans/192.0.2.1", "", 405, `POST is not for this path: GET, PUT, DELETE`},
 		{"flush", "DELETE", "/v1/bans", "", 200, `{"lifted":3}`},
 		{"flush again", "DELETE", "/v1/bans", "", 200, `{"lifted":0}`},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			got := raw(t, path, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: sipward\r\nContent-Length: %d\r\n\r\n%s", c.method, c.path, len(c.body), c.body))
-			res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(got)), nil)
-			if err != nil {
-				t.Fatalf("%v: %q", err, got)
-			}
-			defer func() { _ = res.Body.Close() }()
-			body, err := io.ReadAll(res.Body)
-			if err != nil || !json.Valid(body) || res.Header.Get("Content-Type") != "application/json" {
-				t.Errorf("body %q, %v", body, err)
-			}
-			if res.StatusCode != c.status || !strings.Contains(string(body), c.want) {
-				t.Errorf("%d, %s; want %d, %s", res.StatusCode, body, c.status, c.want)
-			}
-		})
-	}
+	})
 }
 
 // TestManyBansGoOutAndIn: more than any limit, in requests that fit, with all that a ban has.

@@ -138,7 +138,16 @@ func (c *Client) EndCall(ctx context.Context, id string) (proxy.CallInfo, error)
 	return was, err
 }
 
-func callPath(id string) string { return "/v1/calls/" + url.PathEscape(id) }
+func callPath(id string) string { return "/v1/calls/" + element(id) }
+
+// element is a name as an element of a path. A server would take . and .. for
+// directories.
+func element(name string) string {
+	if name == "." || name == ".." {
+		return strings.ReplaceAll(name, ".", "%2E")
+	}
+	return url.PathEscape(name)
+}
 
 // Stats returns the figures of all calls since the start of the edge.
 func (c *Client) Stats(ctx context.Context) (proxy.CallStats, error) {
@@ -161,7 +170,7 @@ func (c *Client) SetBackend(ctx context.Context, pool, name, state string) (prox
 		return proxy.BackendInfo{}, err
 	}
 	var b proxy.BackendInfo
-	err = c.ask(ctx, http.MethodPut, "/v1/backends/"+url.PathEscape(pool)+"/"+url.PathEscape(name), body, &b)
+	err = c.ask(ctx, http.MethodPut, "/v1/backends/"+element(pool)+"/"+element(name), body, &b)
 	return b, err
 }
 

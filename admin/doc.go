@@ -20,12 +20,19 @@
 //	DELETE /v1/bans/{key}               lifts it and forgets what was counted; answers with the ban as it was
 //	GET    /v1/explain/{key}            what happens to a message of this source or user now, and why
 //	GET    /v1/security                 what the protections did since the start
+//	GET    /v1/registrations            what phones registered, by address of record: {"registrations": […], "more": false}
+//	       ?aor=&text=&source=&backend=&limit=1000
+//	                                    aor, source (an IP address) and backend are exact; text is a part of the
+//	                                    address of record, the contact or the User-Agent
+//	GET    /v1/registrations/{id}       one registration, by the id of the listing
+//	GET    /v1/registration_stats       figures of all registrations since the start
 //
 // A key is an address, an IPv6 /64, user@domain, or user@domain/address, as it is
 // or path-escaped: 2001:db8::/64 and 2001:db8::%2F64 are the same.
 //
 // The bodies are those of proxy.CallInfo, proxy.CallStats, proxy.BackendInfo,
-// proxy.BanInfo, proxy.Explanation and proxy.SecurityStats.
+// proxy.BanInfo, proxy.Explanation, proxy.SecurityStats, proxy.RegistrationInfo and
+// proxy.RegistrationStats.
 // Times are RFC 3339, durations seconds. A field may be added within /v1/; none
 // changes its meaning or goes. What cannot be done is {"error": "…"} with 400
 // (the request is wrong), 404 (there is no such thing), 405, 409 (the call is

@@ -81,6 +81,9 @@ var routes = []route{
 	{pattern: "DELETE /v1/bans/{key...}", handle: (*Server).removeBan},
 	{pattern: "GET /v1/explain/{key...}", handle: (*Server).explain},
 	{pattern: "GET /v1/security", handle: (*Server).security},
+	{pattern: "GET /v1/registrations", handle: (*Server).listRegistrations},
+	{pattern: "GET /v1/registrations/{id}", handle: (*Server).showRegistration},
+	{pattern: "GET /v1/registration_stats", handle: (*Server).registrationStats},
 }
 
 func (s *Server) routes() *http.ServeMux {

@@ -114,6 +114,7 @@ func realEdge(t *testing.T) *proxy.Edge {
 // manyCalls is an edge with calls: every fifth rings.
 type manyCalls struct {
 	admintest.Guard
+	admintest.Registrar
 	n     int
 	ended []string // guarded by mu
 	mu    sync.Mutex

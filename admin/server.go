@@ -44,6 +44,8 @@ type Edge interface {
 	ImportBans(all []proxy.BanInfo) (added, skipped int, err error)
 	Explain(key string) (proxy.Explanation, error)
 	SecurityStats() proxy.SecurityStats
+	Registrations(f proxy.RegistrationFilter) []proxy.RegistrationInfo
+	RegistrationStats() proxy.RegistrationStats
 }
 
 // Server answers on the socket. Close it before the edge is stopped.

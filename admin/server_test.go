@@ -38,15 +38,43 @@ func raw(t *testing.T, path, request string) string {
 	return string(got)
 }
 
+// An exchange is a request, and status and a part of the body of its answer.
+type exchange struct {
+	name, method, path, body string
+	status                   int
+	want                     string
+}
+
+// answers holds the server at a path to exchanges.
+func answers(t *testing.T, path string, cases []exchange) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got := raw(t, path, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: sipward\r\nContent-Length: %d\r\n\r\n%s", c.method, c.path, len(c.body), c.body))
+			res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(got)), nil)
+			if err != nil {
+				t.Fatalf("%v: %q", err, got)
+			}
+			defer func() { _ = res.Body.Close() }()
+			body, err := io.ReadAll(res.Body)
+			if err != nil || !json.Valid(body) || res.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("body %q, %v", body, err)
+			}
+			if res.StatusCode != c.status || !strings.Contains(string(body), c.want) {
+				t.Errorf("%d, %s; want %d, %s", res.StatusCode, body, c.status, c.want)
+			}
+			if c.status == 405 && res.Header.Get("Allow") == "" {
+				t.Error("no Allow")
+			}
+		})
+	}
+}
+
 // TestAnswers: status and body of every path, and of what is wrong.
 func TestAnswers(t *testing.T) {
 	path := tempSocket(t)
 	serve(t, path, &manyCalls{n: 12}, new(lines))
-	cases := []struct {
-		name, method, path, body string
-		status                   int
-		want                     string
-	}{
+	answers(t, path, []exchange{
 		{"all calls", "GET", "/v1/calls", "", 200, `"more":false`},
 		{"cut listing says so", "GET", "/v1/calls?limit=3", "", 200, `"id":"2"`},
 		{"exactly the limit", "GET", "/v1/calls?limit=12", "", 200, `"more":false`},
@@ -77,27 +105,7 @@ func TestAnswers(t *testing.T) {
 		{"wrong method of an element", "PATCH", "/v1/calls/7", "", 405, `GET, DELETE`},
 		{"unknown path", "GET", "/v1/nothing", "", 404, `there are: GET /v1/calls, GET /v1/calls/{id}, DELETE /v1/calls/{id}, GET /v1/stats,`},
 		{"unknown version", "GET", "/v2/calls", "", 404, `no such path`},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			got := raw(t, path, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: sipward\r\nContent-Length: %d\r\n\r\n%s", c.method, c.path, len(c.body), c.body))
-			res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(got)), nil)
-			if err != nil {
-				t.Fatalf("%v: %q", err, got)
-			}
-			defer func() { _ = res.Body.Close() }()
-			body, err := io.ReadAll(res.Body)
-			if err != nil || !json.Valid(body) || res.Header.Get("Content-Type") != "application/json" {
-				t.Errorf("body %q, %v", body, err)
-			}
-			if res.StatusCode != c.status || !strings.Contains(string(body), c.want) {
-				t.Errorf("%d, %s; want %d, %s", res.StatusCode, body, c.status, c.want)
-			}
-			if c.status == 405 && res.Header.Get("Allow") == "" {
-				t.Error("no Allow")
-			}
-		})
-	}
+	})
 }
 
 // TestClientAndRealEdge: every call of the client, over a socket, to an edge.
@@ -145,6 +153,9 @@ func TestClientKeepsOddIdentifiers(t *testing.T) {
 	for _, id := range []string{"", ".", "..", "a/b", "%2e", "?x=1", "#", "3/", "\x00", "ü"} {
 		if _, err := c.EndCall(t.Context(), id); err == nil {
 			t.Errorf("ended a call for %q", id)
+		}
+		if l, err := c.Calls(t.Context(), proxy.CallFilter{ID: id}); id != "" && (err != nil || len(l.Calls) > 0) {
+			t.Errorf("found %+v for %q: %v", l, id, err)
 		}
 	}
 	if _, err := c.SetBackend(t.Context(), "pbx", "[::1]:5060", "up"); err == nil || !strings.Contains(err.Error(), "backend [::1]:5060 cannot be set") {
@@ -288,6 +299,8 @@ func FuzzARequestIsAnswered(f *testing.F) {
 	f.Add("POST", "/v1/bans", "", `{"bans":[{"key":"192.0.2.1"}]}`)
 	f.Add("GET", "/v1/bans", "limit=all&kind=user", "")
 	f.Add("GET", "/v1/explain/a%2F@b", "", "")
+	f.Add("GET", "/v1/registrations", "aor=a@b&text=x&source=::1&backend=pbx1&limit=3", "")
+	f.Add("GET", "/v1/registrations/1f", "", "")
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		edge := &manyCalls{n: 10}
 		s := &Server{edge: edge, log: nop()}

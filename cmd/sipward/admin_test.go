@@ -144,6 +144,7 @@ func FuzzVisible(f *testing.F) {
 // twoPools is an edge with the calls above and a backend of the same name in two pools.
 type twoPools struct {
 	admintest.Guard
+	admintest.Registrar
 	mu    sync.Mutex // guards what follows
 	ended []string
 	set   []string

@@ -79,6 +79,9 @@ func (w *scratch) relayed(dst []byte, up transport.Flow, cseq, insertSE uint32) 
 	if insertSE != 0 {
 		w.insertTimer(insertSE)
 	}
+	if m.CSeqMethodID == wire.REGISTER && m.Status/100 == 2 {
+		w.restoreContacts(m)
+	}
 	w.spliceLength(m, up)
 	return ed.AppendTo(dst)
 }

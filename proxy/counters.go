@@ -26,6 +26,8 @@ type counters struct {
 	injected      atomic.Uint64 // requests of our own in dialogs
 	notes         atomic.Uint64 // what was to be told of single calls
 	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on
+	flowFailed    atomic.Uint64 // requests for a phone whose flow is gone
+	badTokens     atomic.Uint64 // requests with a token that was forged, or given to somebody else
 	sendErrors    atomic.Uint64
 	panics        atomic.Uint64
 

@@ -16,6 +16,7 @@ import (
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
@@ -36,6 +37,10 @@ const (
 	panicLinesPerSecond = 1
 	// noteLinesPerSecond bounds the lines about single calls.
 	noteLinesPerSecond = 5
+	// tokenLinesPerSecond bounds the lines about refused tokens.
+	tokenLinesPerSecond = 1
+	// flowLinesPerSecond bounds the lines about closed connections of registered phones.
+	flowLinesPerSecond = 100
 )
 
 // Edge is one running proxy. Make it with New, which opens the sockets, then
@@ -49,6 +54,8 @@ type Edge struct {
 	onConn   *connIndex
 	affinity *affinity
 	dialogs  *dialog.Store
+	bindings *binding.Table
+	pathless pathless
 	learned  *learned
 	records  *cdr.Writer
 	state    *store.File // nil: calls do not outlive a restart
@@ -66,6 +73,9 @@ type Edge struct {
 	noteLines    *backend.Rate
 	banLines     *backend.Rate
 	loopLines    *backend.Rate
+	tokenLines   *backend.Rate
+	flowLines    *backend.Rate
+	stunAnswers  *backend.Rate
 	banned       chan struct{} // wakes watch
 	suspendedAt  atomic.Int64  // when a ban was last held back, 0 = never
 	offload      offload
@@ -119,11 +129,15 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 		key: transaction.NewKey(), tokens: newTokenKey(secret), seed: maphash.MakeSeed(),
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
 		noteLines: backend.NewRate(noteLinesPerSecond), banLines: backend.NewRate(banLinesPerSecond), loopLines: backend.NewRate(loopLinesPerSecond),
+		tokenLines: backend.NewRate(tokenLinesPerSecond), flowLines: backend.NewRate(flowLinesPerSecond), stunAnswers: backend.NewRate(stunAnswersPerSecond),
 		idle: make(chan struct{}), banned: make(chan struct{}, 1), maxMessage: c.Limits.MaxMessage,
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,
 		Own: func(user []byte) (dialog.ID, bool) { t, ok := e.tokens.parse(user); return t.call, ok },
+	})
+	e.bindings = binding.NewTable(binding.Options{
+		Capacity: c.Limits.MaxBindings, Wheel: e.wheel, Keep: state != nil, Ping: e.ping, Gone: e.bindingGone,
 	})
 	e.guard = newGuard(c, e.dialogs.CallsOf, e.isInside)
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
@@ -144,7 +158,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 	if state == nil {
 		return e, nil
 	}
-	if err := e.restoreCalls(c); err != nil {
+	if err := e.restore(c); err != nil {
 		e.resolver.Close()
 		return nil, joinClose(err, e.net)
 	}
@@ -155,6 +169,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 func (e *Edge) take(s *snapshot) {
 	e.snap.Store(s)
 	e.probePace.Store(timers.NewPace(s.config.Timers.ProbeRateMax))
+	e.bindings.Configure(pingInterval(s.config.Registration), s.config.Registration.ClosedGrace.D())
 }
 
 // newSnapshot makes one whose backends know their calls.
@@ -386,6 +401,7 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 	w := e.scratch()
 	defer e.release(w)
 	now := e.wheel.Now()
+	e.flowClosed(c, now)
 	e.dialogs.ConnClosed(&w.effects, c.ID(), now)
 	w.flush()
 	for t := range set {

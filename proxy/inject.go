@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
@@ -158,11 +159,21 @@ func (e *Edge) injected(w *scratch, a *dialog.Act, m *wire.Msg, status int, now 
 }
 
 // outsideFlow is the way to the outside party of a call; a connection that is gone
-// is none.
+// is none, unless its phone has registered over another one since.
 func (e *Edge) outsideFlow(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
+	if at.Conn != 0 { // a UDP address may be another phone's by now
+		if moved, ok := e.bindings.Current(0, binding.Flow(at)); ok {
+			at = dialog.Flow(moved)
+		}
+	}
+	return e.flowOf(snap, at)
+}
+
+// flowOf is the flow with that name, if it still exists: an address always does.
+func (e *Edge) flowOf(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
 	if at.Proto.Reliable() {
 		c := e.net.ConnByID(at.Conn)
-		if c == nil {
+		if c == nil || c.Err() != nil {
 			return transport.Flow{}, false
 		}
 		return c.Flow(), true

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/store"
 )
@@ -18,10 +19,10 @@ func openState(c *config.Config, log *eventlog.Log) (*store.File, error) {
 	return store.Open(c.StateFile, func(err error) { log.Op().Error().Err(err).Msg("calls may not outlive a restart") })
 }
 
-// restoreCalls puts the calls of the file back, before the first message is read. What
+// restore puts the calls and registrations of the file back, before the first message is read. What
 // cannot be restored is forgotten. The numbers that the calls jumped over are on the disk
 // before one is used.
-func (e *Edge) restoreCalls(c *config.Config) error {
+func (e *Edge) restore(c *config.Config) error {
 	now, day := e.wheel.Now(), time.Now()
 	r := dialog.Restorer{
 		Store: e.dialogs, Now: now, Bump: uint32(c.Timers.RestoreCSeqBump),
@@ -40,12 +41,34 @@ func (e *Edge) restoreCalls(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	phones, err := e.restoreBindings(r.Clock, now)
+	if err != nil {
+		return err
+	}
 	e.state.Start(e.noteChanges) // until Stop
 	if err := e.state.Flush(); err != nil {
 		return fmt.Errorf("state_file %s: %w", c.StateFile, err)
 	}
 	e.log.Op().Info().Msg(fmt.Sprintf("%d calls restored from %s, %d skipped", restored, c.StateFile, skipped))
+	if phones > 0 {
+		e.log.Op().Info().Msg(fmt.Sprintf("%d registrations restored from %s", phones, c.StateFile))
+	}
 	return nil
+}
+
+// restoreBindings puts the registrations back. Phones on UDP are reached as before; those
+// on a connection have lost it, and are known when they come back.
+func (e *Edge) restoreBindings(clock func(time.Time) time.Duration, now time.Duration) (restored int, err error) {
+	err = e.state.Each(store.Bindings, func(id uint64, state []byte) {
+		b, ok := e.bindings.Restore(state, clock, now)
+		if !ok {
+			e.state.Delete(store.Bindings, id)
+			return
+		}
+		restored++
+		e.holds(&b, now)
+	})
+	return restored, err
 }
 
 // noteChanges tells the file which calls have changed since the last time. It runs on
@@ -55,6 +78,9 @@ func (e *Edge) noteChanges() {
 	e.dialogs.Changes(e.wallTime,
 		func(id dialog.ID, state []byte) { e.state.Put(store.Calls, uint64(id), state) },
 		func(id dialog.ID) { e.state.Delete(store.Calls, uint64(id)) })
+	e.bindings.Changes(e.wallTime,
+		func(id binding.ID, state []byte) { e.state.Put(store.Bindings, uint64(id), state) },
+		func(id binding.ID) { e.state.Delete(store.Bindings, uint64(id)) })
 }
 
 // stateLost is how many changes of calls found no room while they waited to be written.
@@ -62,5 +88,5 @@ func (e *Edge) stateLost() uint64 {
 	if e.state == nil {
 		return 0
 	}
-	return e.state.Lost() + e.dialogs.LostChanges()
+	return e.state.Lost() + e.dialogs.LostChanges() + e.bindings.LostChanges()
 }

@@ -19,7 +19,11 @@ func (e *Edge) Receive(p *transport.Packet) {
 	w := e.scratch()
 	defer e.release(w)
 	now := e.wheel.Now()
-	if !e.guarded(w, p, now) || security.IsSTUN(p.Data) {
+	if !e.guarded(w, p, now) {
+		return
+	}
+	if security.IsSTUN(p.Data) {
+		e.answerSTUN(w, p)
 		return
 	}
 	fault := p.Fault

@@ -1,6 +1,14 @@
 package proxy
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sipward/sipward/proxy/binding"
+)
 
 // RegistrationFilter picks registrations. Zero values pick all.
 type RegistrationFilter struct {
@@ -59,7 +67,71 @@ type RegistrationStats struct {
 }
 
 // Registrations lists the contacts that match, by AoR.
-func (e *Edge) Registrations(_ RegistrationFilter) []RegistrationInfo { return []RegistrationInfo{} }
+func (e *Edge) Registrations(f RegistrationFilter) []RegistrationInfo {
+	all := []RegistrationInfo{}
+	e.bindings.All(func(b *binding.Binding) bool {
+		if x := e.registrationInfo(b); f.takes(&x, b) {
+			all = append(all, x)
+		}
+		return true
+	})
+	slices.SortFunc(all, func(a, b RegistrationInfo) int {
+		return cmp.Or(strings.Compare(a.AoR, b.AoR), a.Since.Compare(b.Since), strings.Compare(a.ID, b.ID))
+	})
+	if f.Limit > 0 && len(all) > f.Limit {
+		all = all[:f.Limit]
+	}
+	return all
+}
+
+func (f *RegistrationFilter) takes(x *RegistrationInfo, b *binding.Binding) bool {
+	return (f.ID == "" || f.ID == x.ID) && (f.AoR == "" || f.AoR == x.AoR) && (f.Backend == "" || f.Backend == x.Backend) &&
+		(f.Source == "" || f.Source == b.Flow.Remote.Addr().String()) &&
+		(f.Text == "" || strings.Contains(x.AoR, f.Text) || strings.Contains(x.Contact, f.Text) || strings.Contains(x.UA, f.Text))
+}
+
+// flowText is how a listing names a flow.
+func flowText(f binding.Flow) string { return f.Proto.Param() + ":" + f.Remote.String() }
+
+func (e *Edge) registrationInfo(b *binding.Binding) RegistrationInfo {
+	snap := e.snap.Load()
+	at := snap.places[b.Backend]
+	x := RegistrationInfo{
+		ID: fmt.Sprintf("%016x", uint64(b.ID)), AoR: b.AoR, Contact: b.Contact, Shown: b.Shown, Mode: "path", Instance: b.Instance, RegID: b.RegID,
+		Flow: flowText(b.Flow), Connection: b.Flow.Conn, NATed: b.NATed, Pool: at.pool, Backend: at.backend, UA: b.UA, CallID: b.CallID,
+		State: "registered", Since: e.wallTime(b.Since), Refreshed: e.wallTime(b.Refreshed), Expires: e.wallTime(b.Expires), Pings: b.Pings,
+	}
+	if b.Shown != "" {
+		x.Mode = "contact"
+	}
+	if b.Former != (binding.Flow{}) {
+		x.Former = flowText(b.Former)
+	}
+	if b.Ponged != 0 {
+		x.LastPong, x.RTT = e.wallTime(b.Ponged), b.RTT.Seconds()
+	}
+	if snap.config.Registration.Ping == "options" { // nobody answers to the others
+		x.Missed = b.Missed
+	}
+	x.Why = "a call to it goes over this flow"
+	switch {
+	case b.Closed != 0:
+		x.State, x.Closed = "closed", e.wallTime(b.Closed)
+		x.Why = "its connection is closed: a call to it gets 430 at once, until the phone registers over a new one"
+	case x.Missed > 1:
+		x.Why = "a call to it goes over this flow, but the phone leaves pings unanswered: it may be gone"
+	}
+	return x
+}
 
 // RegistrationStats counts them.
-func (e *Edge) RegistrationStats() RegistrationStats { return RegistrationStats{} }
+func (e *Edge) RegistrationStats() RegistrationStats {
+	t := e.bindings
+	x := RegistrationStats{
+		Registered: t.Len(), Flows: t.Flows(), Capacity: e.snap.Load().config.Limits.MaxBindings,
+		Flow430: e.count.flowFailed.Load(), Forged: e.count.badTokens.Load(),
+	}
+	x.Added, x.Refreshed, x.Moved, x.Expired, x.Lost, x.Refused = t.Stats()
+	x.Pings, x.Pongs = t.Pinged()
+	return x
+}

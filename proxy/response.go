@@ -36,6 +36,10 @@ func (e *Edge) handleResponse(w *scratch, p *transport.Packet) {
 		return
 	}
 	now := e.wheel.Now()
+	if branch.Leg == transaction.PingLeg {
+		e.ponged(w, p, branch, now)
+		return
+	}
 	w.strip = e.snap.Load().notToWrite(m, p.Flow)
 	if branch.Leg == transaction.StatelessLeg {
 		e.relayStateless(w, p, branch)
@@ -154,6 +158,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 		if c.answered {
 			return
 		}
+		c.registeredLocked(w, l, now)
 		se := c.heardFinalLocked(w, m, m.Status, now)
 		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, se), dialog.Callee, now)
 		return
@@ -364,6 +369,17 @@ func (c *responseContext) connClosed(w *scratch, conn *transport.Conn, now time.
 	c.settleLocked(now)
 }
 
+// failedStatus is what a transport error of a leg means: to the proxy core a 503 (16.9);
+// where the request had but one flow to go, that this flow failed (RFC 5626 5.3.1), so that
+// the PBX goes on to the next contact.
+func (c *responseContext) failedStatus(l *leg) int {
+	if c.route.kind == toFlow && (c.route.toPhone || l.flow.Listener() != nil && l.flow.Conn() != nil) {
+		c.edge.count.flowFailed.Add(1)
+		return statusFlowFailed
+	}
+	return 503
+}
+
 func (c *responseContext) legFailedLocked(w *scratch, l *leg, now time.Duration) {
 	if l.cancel != nil {
 		l.cancel.client.Step(transaction.SendFailed, now, &c.snap.times)
@@ -381,7 +397,7 @@ func (c *responseContext) legFailedLocked(w *scratch, l *leg, now time.Duration)
 	if c.canceled {
 		c.considerLocked(487, nil)
 	} else {
-		c.considerLocked(503, nil)
+		c.considerLocked(c.failedStatus(l), nil)
 		if !c.ringing && c.tryNextLocked(w, now) {
 			return
 		}

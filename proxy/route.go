@@ -6,6 +6,7 @@ import (
 
 	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
@@ -29,6 +30,10 @@ type route struct {
 	inDialog  bool // has a To tag
 	overLimit bool // a backend was passed over for max_cps
 	exempt    bool // no limit may refuse it
+
+	toPhone bool       // a registered one, by a token of its binding
+	contact []byte     // its own URI, in the place of the one that we gave the registrar; nil: leave it
+	enrols  *enrolment // of a REGISTER to a registrar of ours
 
 	pool   *backend.Pool
 	key    uint64           // rendezvous key
@@ -66,7 +71,10 @@ func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, reje
 	d.stripOwnMaddr()
 	d.findDialog()
 	d.r.bound = d.hasBound
-	rej := d.target()
+	rej := d.refusedToken()
+	if rej.status == 0 {
+		rej = d.target()
+	}
 	d.r.exempt = d.r.exempt || d.isRunning()
 	return d.r, rej
 }
@@ -85,6 +93,12 @@ type decision struct {
 	bound    token // of the last Route of ours
 	hasBound bool
 	outward  bool // the tokens say: towards the outside party
+
+	phone     flowToken // in a Route or, in the place of its Contact, in the Request-URI
+	hasPhone  bool
+	inContact bool   // it is in the Request-URI
+	isSender  bool   // a token binds the flow that the request came on
+	forged    string // where a token of ours stands that we did not write
 
 	isRemembered bool // affinity knows the call
 }
@@ -114,6 +128,24 @@ func (d *decision) stripOwnRoutes() {
 			break
 		}
 		d.r.popped++
+	}
+	if !d.hasNext && !d.hasPhone {
+		d.noteContact()
+	}
+}
+
+// noteContact reads the token of a Contact of ours, by which a registrar calls a phone.
+func (d *decision) noteContact() {
+	u, ok := wire.ParseURI(d.uri)
+	if !ok || !isTokenText(u.User) || !d.snap.self.is(u) {
+		return
+	}
+	if t, ok := d.edge.tokens.parseFlow(u.User); ok {
+		d.phone, d.hasPhone, d.inContact = t, true, true
+		return
+	}
+	if _, isRoute := d.edge.tokens.parse(u.User); !isRoute {
+		d.forged = "request-uri"
 	}
 }
 
@@ -176,7 +208,13 @@ func (d *decision) isOwnRoute(uri []byte) bool {
 		return true
 	}
 	u, ok := wire.ParseURI(uri)
-	return ok && d.snap.self.is(u)
+	if !ok || !d.snap.self.is(u) {
+		return false
+	}
+	if isTokenText(u.User) {
+		d.forged = "route"
+	}
+	return true
 }
 
 // isOwnRecordRoute is the stricter test for a Request-URI: only what we put into a
@@ -194,18 +232,50 @@ func (d *decision) isOwnRecordRoute(uri []byte) bool {
 // Record-Routes the one that faces the sender comes first.
 func (d *decision) note(uri []byte) bool {
 	u, ok := wire.ParseURI(uri)
-	if !ok || !u.HasUser {
+	if !ok || !isTokenText(u.User) {
 		return false
 	}
 	t, ok := d.edge.tokens.parse(u.User)
 	if !ok {
-		return false
+		return d.notePath(u.User)
 	}
 	if !d.hasBound {
 		d.outward = d.leadsOut(t)
 	}
+	d.isSender = d.isSender || t.flow == dialogFlow(d.flow)
 	d.bound, d.hasBound = t, true
 	return true
+}
+
+// notePath reads the token of a Path of ours. A phone may come with its own, over the flow
+// that it names (RFC 5626 5.3): then it has done its duty.
+func (d *decision) notePath(user []byte) bool {
+	t, ok := d.edge.tokens.parseFlow(user)
+	if ok && (d.r.from != nil || t.flow != dialogFlow(d.flow)) {
+		d.phone, d.hasPhone = t, true
+	}
+	return ok
+}
+
+// refusedToken keeps the edge from sending where a token leads that we did not write, or
+// that the sender was not given: those of Path and Contact only registrars hold, and a
+// token of a call leads out only for a backend, in a call that we know, or for one of its
+// parties. A BYE with a token of an earlier life of ours passes: it reaches backends only.
+func (d *decision) refusedToken() rejection {
+	refused := rejection{status: 403, reason: "Forbidden"}
+	switch {
+	case d.forged != "" && (d.m.Method != wire.BYE || !d.r.inDialog):
+		refused.token = badToken{d.forged, "it is not ours"}
+	case d.hasPhone && d.r.from == nil && d.inContact:
+		refused.token = badToken{"request-uri", "it was given to a registrar"}
+	case d.hasPhone && d.r.from == nil:
+		refused.token = badToken{"route", "it was given to a registrar"}
+	case d.hasBound && d.outward && d.r.from == nil && !d.isSender && !d.r.dialog.Known():
+		refused.token = badToken{"route", "it was given to somebody else"}
+	default:
+		return rejection{}
+	}
+	return refused
 }
 
 // leadsOut says whether a request that came with this token first goes to the
@@ -226,9 +296,9 @@ func (d *decision) leadsOut(t token) bool {
 	case d.r.from == nil:
 		return false
 	case d.r.from.ID() == t.backend:
-		return src != t.remote
+		return src != t.flow.Remote
 	}
-	return src.Addr() != t.remote.Addr() // another node took the call over
+	return src.Addr() != t.flow.Remote.Addr() // another node took the call over
 }
 
 // findDialog asks the dialog store, which beats everything that the request says by
@@ -246,7 +316,7 @@ func (d *decision) findDialog() {
 	at := d.r.dialog.Place()
 	d.outward = at.Outside
 	if at.Outside {
-		d.bound.proto, d.bound.listener, d.bound.remote, d.bound.conn = at.Flow.Proto, at.Flow.Listener, at.Flow.Remote, at.Flow.Conn
+		d.bound.flow = at.Flow
 	}
 	if at.Backend != 0 {
 		d.bound.backend = at.Backend
@@ -263,9 +333,15 @@ func (d *decision) target() rejection {
 	if d.r.strictRURI && !(servedScheme(u) && fitsStartLine(d.uri)) {
 		return rejection{status: 400, reason: "Bad Route"}
 	}
+	if d.hasPhone {
+		return d.toPhone()
+	}
+	if d.hasBound && d.outward {
+		if rej, isDone := d.toBoundFlow(u); isDone {
+			return rej
+		}
+	}
 	switch {
-	case d.hasBound && d.outward && d.toBoundFlow():
-		return rejection{}
 	case d.hasNext:
 		return d.toRoute()
 	case d.hasBound && !d.outward:
@@ -277,17 +353,47 @@ func (d *decision) target() rejection {
 	return d.newRequest(u)
 }
 
-// toBoundFlow sends to the outside party over its own flow. A connection that is
-// gone leaves it to Route and Request-URI.
-func (d *decision) toBoundFlow() bool {
-	t := d.bound
-	f, ok := d.edge.outsideFlow(d.snap, dialog.Flow{Proto: t.proto, Listener: t.listener, Remote: t.remote, Conn: t.conn})
+const statusFlowFailed = 430 // RFC 5626 5.3.1
+
+var flowFailed = rejection{status: statusFlowFailed, reason: "Flow Failed"}
+
+// toBoundFlow sends to the outside party over its own flow. A connection that is gone
+// leaves it to Route and Request-URI, where these lead back to where it came from; a phone
+// behind NAT, or a browser, they do not reach.
+func (d *decision) toBoundFlow(u wire.URI) (rej rejection, isDone bool) {
+	at := d.bound.flow
+	f, ok := d.edge.outsideFlow(d.snap, at)
 	if !ok {
-		return false
+		host, isIP := u.Addr()
+		isAccepted := at.Proto.Reliable() && at.Listener != dialled
+		return flowFailed, isAccepted && !d.hasNext && !(isIP && host.Unmap() == at.Remote.Addr())
 	}
 	d.r.flow, d.r.kind = f, toFlow
 	d.strictness()
-	return true
+	return rejection{}, true
+}
+
+// toPhone sends to a registered phone over its own flow, or over the one that it has
+// registered over since (RFC 5626 5.3). Where it stands for a Contact, the phone's own URI
+// takes its place again.
+func (d *decision) toPhone() rejection {
+	t := &d.phone
+	at := t.flow
+	if moved, ok := d.edge.bindings.Current(t.binding, binding.Flow(at)); ok {
+		at, t.contact = dialog.Flow(moved), nil // by its latest URI
+	}
+	f, ok := d.edge.flowOf(d.snap, at)
+	if !ok {
+		return flowFailed
+	}
+	if d.inContact {
+		if d.r.contact, ok = d.edge.contactBehind(t); !ok {
+			return flowFailed
+		}
+	}
+	d.r.flow, d.r.kind, d.r.toPhone = f, toFlow, true
+	d.strictness()
+	return rejection{}
 }
 
 // pinToken makes the backend of the token the place of last resort.
@@ -410,7 +516,40 @@ func (d *decision) byRule(rule *rule, u wire.URI) rejection {
 			}
 		}
 	}
+	if r.inDialog || r.from != nil {
+		return rejection{}
+	}
+	if r.pinned == nil {
+		d.stayAtRegistrar()
+	}
+	if d.m.Method == wire.REGISTER {
+		return d.enrol()
+	}
 	return rejection{}
+}
+
+// stayAtRegistrar prefers the node that took the registration of the user, or of the phone
+// whose flow the request came on: it knows both.
+func (d *decision) stayAtRegistrar() {
+	known := d.edge.bindings
+	if known.Len() == 0 {
+		return
+	}
+	of := d.m.From.URI
+	if d.m.Method == wire.REGISTER {
+		of = d.m.To.URI
+	}
+	var space [512]byte
+	id, ok := known.NodeAt(binding.Flow(dialogFlow(d.flow)))
+	if !ok || d.m.Method == wire.REGISTER {
+		id, ok = known.Node(appendAddressOfRecord(space[:0], d.m.Bytes(of)))
+	}
+	if !ok {
+		return
+	}
+	if b := d.snap.pools.ByID(id); b != nil && b.Pool() == d.r.pool && d.usable(b) {
+		d.r.pinned = b
+	}
 }
 
 // isRunning says whether a request belongs to a call that we carry, so that no

@@ -17,6 +17,14 @@ type rejection struct {
 	reason string
 	header []byte // whole lines
 	silent bool   // nobody is to know that we are here
+	token  badToken
+}
+
+// badToken is what is wrong with the token that a request came with. The zero value is
+// nothing.
+type badToken struct {
+	where string // route or request-uri
+	why   string
 }
 
 // serve takes a new request: check it (16.3), decide where it goes (16.4, 16.5),
@@ -40,6 +48,7 @@ func (e *Edge) serve(w *scratch, p *transport.Packet) {
 	}
 	if rej.status != 0 {
 		e.count.rejected.Add(1)
+		e.noteRejection(m, p.Flow, &rej)
 		if rej.silent {
 			return
 		}
@@ -47,6 +56,23 @@ func (e *Edge) serve(w *scratch, p *transport.Packet) {
 		return
 	}
 	e.open(w, p, snap, r, now)
+}
+
+// noteRejection counts what became of a flow or token, and logs a sample of tokens.
+func (e *Edge) noteRejection(m *wire.Msg, f transport.Flow, rej *rejection) {
+	if rej.status == statusFlowFailed {
+		e.count.flowFailed.Add(1)
+	}
+	if rej.token.why == "" {
+		return
+	}
+	e.count.badTokens.Add(1)
+	if e.tokenLines.Admit(e.wheel.Now()) {
+		e.log.BadToken(&eventlog.BadToken{
+			Src: f.Remote(), Method: m.Bytes(m.MethodName), RURI: m.Bytes(m.RURI), CallID: m.Bytes(m.CallID),
+			Where: rej.token.where, Why: rej.token.why,
+		})
+	}
 }
 
 // open makes the response context and sends the request on its way.

@@ -146,7 +146,7 @@ func (c *responseContext) failedLocked(w *scratch, status int, by dialog.Ender, 
 
 // dialogFlow is a flow as dialogs keep it.
 func dialogFlow(f transport.Flow) dialog.Flow {
-	d := dialog.Flow{Proto: f.Proto(), Remote: f.Remote()}
+	d := dialog.Flow{Proto: f.Proto(), Listener: dialled, Remote: f.Remote()}
 	if l := f.Listener(); l != nil {
 		d.Listener = uint8(l.Index())
 	}

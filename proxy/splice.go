@@ -18,6 +18,9 @@ func (w *scratch) splice(m *wire.Msg, r *route, arrival transport.Flow, h hop, b
 	snap := e.snap.Load()
 	ed.Reset(m)
 	w.spliceRoutes(m, r)
+	if r.contact != nil && !r.strictNext {
+		ed.Replace(m.RURI, r.contact)
+	}
 	if r.ownMaddr && !r.strictNext {
 		if u, ok := wire.ParseURI(m.Bytes(m.RURI)); ok {
 			ed.End(appendWithoutMaddr(ed.Begin(m.RURI), u))
@@ -35,6 +38,9 @@ func (w *scratch) splice(m *wire.Msg, r *route, arrival transport.Flow, h hop, b
 	// step 4
 	if recordRoutes(m) && !r.inDialog {
 		w.spliceRecordRoute(snap, m, r, arrival, h)
+	}
+	if r.enrols != nil {
+		w.spliceEnrolment(snap, m, r.enrols, h)
 	}
 	w.spliceIdentity(snap, m, r, arrival, h)
 	w.spliceChange(m, &r.change)

@@ -55,6 +55,7 @@ func (e *Edge) validateStateless(w *scratch) rejection {
 
 func (e *Edge) dropStateless(w *scratch, f transport.Flow, rej rejection) {
 	e.count.rejected.Add(1)
+	e.noteRejection(&w.msg, f, &rej)
 	if w.msg.Method != wire.ACK {
 		e.replyStateless(w, f, rej.status, rej.reason, rej.header)
 	}

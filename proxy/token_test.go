@@ -6,17 +6,40 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/wire"
 )
 
+// places are flows that a token can bind.
+var places = []dialog.Flow{
+	{Remote: netip.MustParseAddrPort("0.0.0.0:0")},
+	{Listener: 1, Remote: netip.MustParseAddrPort("192.0.2.1:5060")},
+	{Listener: 254, Remote: netip.MustParseAddrPort("255.255.255.255:65535")},
+	{Remote: netip.MustParseAddrPort("[2001:db8::1]:5060")},
+	{Proto: wire.TCP, Listener: dialled, Remote: netip.MustParseAddrPort("192.0.2.1:49152"), Conn: 1},
+	{Proto: wire.TLS, Listener: 3, Remote: netip.MustParseAddrPort("[2001:db8::1]:49152"), Conn: math.MaxUint64},
+	{Proto: wire.WSS, Remote: netip.MustParseAddrPort("192.0.2.1:49152"), Conn: 9},
+}
+
 var tokens = []token{
-	{remote: netip.MustParseAddrPort("0.0.0.0:0")},
-	{face: outerFace, listener: 1, remote: netip.MustParseAddrPort("192.0.2.1:5060"), backend: 7},
-	{face: innerFace, listener: 255, remote: netip.MustParseAddrPort("255.255.255.255:65535"), backend: math.MaxUint32},
-	{remote: netip.MustParseAddrPort("[2001:db8::1]:5060"), backend: 7},
-	{proto: wire.TCP, remote: netip.MustParseAddrPort("192.0.2.1:49152"), conn: 1, backend: 7},
-	{proto: wire.TLS, face: outerFace, listener: 3, remote: netip.MustParseAddrPort("[2001:db8::1]:49152"), conn: math.MaxUint64, backend: 7},
-	{proto: wire.WSS, remote: netip.MustParseAddrPort("192.0.2.1:49152"), conn: 9},
+	{flow: places[0]},
+	{flow: places[1], face: outerFace, backend: 7},
+	{flow: places[2], face: innerFace, backend: math.MaxUint32, caller: math.MaxUint32, call: math.MaxUint64, isCallee: true},
+	{flow: places[3], backend: 7},
+	{flow: places[4], backend: 7},
+	{flow: places[5], face: outerFace, backend: 7},
+	{flow: places[6]},
+}
+
+// flowTokens are those of Path and Contact.
+func flowTokens() (all []flowToken) {
+	for i, p := range places {
+		all = append(all, flowToken{flow: p, binding: binding.ID(i + 1)},
+			flowToken{flow: p, binding: math.MaxUint64, contact: []byte("sip:alice@192.168.1.20:5060;transport=udp;ob")},
+			flowToken{flow: p, binding: 1, contact: bytes.Repeat([]byte("x"), maxTokenContact)})
+	}
+	return all
 }
 
 func TestTokenRoundTrip(t *testing.T) {
@@ -26,10 +49,11 @@ func TestTokenRoundTrip(t *testing.T) {
 		if got, ok := k.parse(v); !ok || got != x {
 			t.Errorf("%+v came back as %+v, %v", x, got, ok)
 		}
-		for _, c := range v { // it is a user part
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-				t.Errorf("%q in %s", c, v)
-			}
+		if !isTokenText(v) { // it is a user part
+			t.Errorf("%s is not recognised", v)
+		}
+		if _, ok := k.parseFlow(v); ok {
+			t.Errorf("%s passes for one of a Path", v)
 		}
 		if _, ok := newTokenKey([]byte("Secret")).parse(v); ok {
 			t.Error("another secret accepts it")
@@ -42,9 +66,9 @@ func TestTokenRoundTrip(t *testing.T) {
 
 func TestTokenHoldsMappedAddressesAsIPv4(t *testing.T) {
 	k := newTokenKey(nil)
-	got, ok := k.parse(k.append(nil, token{remote: netip.MustParseAddrPort("[::ffff:192.0.2.1]:5060")}))
-	if !ok || got.remote != netip.MustParseAddrPort("192.0.2.1:5060") {
-		t.Errorf("%v, %v", got.remote, ok)
+	got, ok := k.parse(k.append(nil, token{flow: dialog.Flow{Remote: netip.MustParseAddrPort("[::ffff:192.0.2.1]:5060")}}))
+	if !ok || got.flow.Remote != netip.MustParseAddrPort("192.0.2.1:5060") {
+		t.Errorf("%v, %v", got.flow.Remote, ok)
 	}
 }
 
@@ -79,16 +103,76 @@ func TestEveryBitOfATokenCounts(t *testing.T) {
 	}
 }
 
+func TestFlowTokenRoundTrip(t *testing.T) {
+	k := newTokenKey([]byte("secret"))
+	for _, x := range flowTokens() {
+		v := k.appendFlow([]byte("x"), x)[1:]
+		got, ok := k.parseFlow(v)
+		if !ok || got.flow != x.flow || got.binding != x.binding || !bytes.Equal(got.contact, x.contact) {
+			t.Errorf("%+v came back as %+v, %v", x, got, ok)
+		}
+		if !isTokenText(v) {
+			t.Errorf("%s is not recognised", v)
+		}
+		if _, ok := k.parse(v); ok {
+			t.Errorf("%s passes for one of a Record-Route", v)
+		}
+		if _, ok := newTokenKey([]byte("Secret")).parseFlow(v); ok {
+			t.Error("another secret accepts it")
+		}
+		if len(v) > 200 {
+			t.Errorf("%d bytes are too long for some registrars", len(v))
+		}
+		for i := range v {
+			for bit := range 8 {
+				bad := bytes.Clone(v)
+				bad[i] ^= 1 << bit
+				if _, ok := k.parseFlow(bad); ok {
+					t.Fatalf("%s is accepted for %s", bad, v)
+				}
+			}
+			if _, ok := k.parseFlow(v[:i]); ok {
+				t.Fatalf("%d bytes of %d are accepted", i, len(v))
+			}
+		}
+	}
+	long := k.appendFlow(nil, flowToken{flow: places[1], binding: 5, contact: bytes.Repeat([]byte("x"), maxTokenContact+1)})
+	if got, ok := k.parseFlow(long); !ok || got.contact != nil || got.binding != 5 {
+		t.Errorf("a long contact is left to the table: %+v, %v", got, ok)
+	}
+}
+
+func TestWhatLooksLikeAToken(t *testing.T) {
+	for text, want := range map[string]bool{
+		"alice": false, "sw-john": false, "sw-0123456789abcdefghijk": false, "sw-0123456789abcdefghijklmn": true,
+		"SW-0123456789abcdefghijklmn": false, "sw-0123456789abcdefghijkl.n": false, "sw-0123456789abcdefghijkl=n": false, "": false,
+	} {
+		if got := isTokenText([]byte(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
 func FuzzToken(f *testing.F) {
 	k := newTokenKey([]byte("secret"))
 	for _, x := range tokens {
 		f.Add(k.append(nil, x))
+	}
+	for _, x := range flowTokens() {
+		f.Add(k.appendFlow(nil, x))
 	}
 	f.Add([]byte("alice"))
 	f.Fuzz(func(t *testing.T, v []byte) {
 		x, ok := k.parse(v)
 		if ok && !bytes.Equal(k.append(nil, x), v) {
 			t.Errorf("%q is a second spelling of %+v", v, x)
+		}
+		y, isFlow := k.parseFlow(v)
+		if isFlow && !bytes.Equal(k.appendFlow(nil, y), v) {
+			t.Errorf("%q is a second spelling of %+v", v, y)
+		}
+		if ok && isFlow || (ok || isFlow) && !isTokenText(v) {
+			t.Errorf("%q is of both kinds, or of none", v)
 		}
 	})
 }

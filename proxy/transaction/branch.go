@@ -19,7 +19,7 @@ const BranchLen = len(Cookie) + 32
 // is told from a spiral (RFC 5393 4.2).
 type Branch struct {
 	Slot Slot
-	Leg  uint16 // which client branch of the transaction; see StatelessLeg and OwnLeg
+	Leg  uint16 // which client branch of the transaction; see StatelessLeg and those after it
 	Loop uint32
 }
 
@@ -27,6 +27,7 @@ type Branch struct {
 const (
 	StatelessLeg uint16 = 0xffff - iota // forwarded without a transaction; Slot carries the check of the answer's way back
 	OwnLeg                              // a request of our own; Slot says which
+	PingLeg                             // a request of our own that nobody waits for; Slot is the sender's
 )
 
 // Key signs branches. Make one per process: a response to a branch of an earlier

@@ -91,6 +91,17 @@ func NameAddrURI(b []byte) (uri, params []byte, ok bool) {
 	return b[a.uri:a.uEnd:a.uEnd], b[a.params:end:end], true
 }
 
+// ValueURI finds the URI in one value of such a header of m, and its parameters.
+// isBare: no angle brackets are around it, so that another URI needs them (RFC 3261
+// 20.10: parameters would become the header's).
+func (m *Msg) ValueURI(v Value) (uri, params Span, isBare, ok bool) {
+	a, ok := splitAddr(m.Buf, int(v.Start), int(v.End))
+	if !ok {
+		return Span{}, Span{}, false, false
+	}
+	return span(a.uri, a.uEnd), span(a.params, int(v.End)), a.uri == int(v.Start), true
+}
+
 // balanced tells whether every quoted string and every angle bracket of a
 // list is closed.
 func balanced(b []byte) bool {

@@ -1,0 +1,491 @@
+package proxy
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"github.com/sipward/sipward/dialog"
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/binding"
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
+)
+
+// Numbers we chose.
+const (
+	// maxContacts bounds the contacts of one REGISTER: each may become longer on its way.
+	maxContacts = 16
+	// maxContactURI is the longest Contact URI that is led back to its phone.
+	maxContactURI = 512
+	// defaultExpires is what a registrar is free to choose where nobody says (RFC 3261 10.2).
+	defaultExpires = 3600
+	// ignoredFor is how long a registrar is taken for one that does not know Path.
+	ignoredFor = time.Hour
+)
+
+// An enrolment is what a REGISTER from outside asks the registrar for, and how the edge
+// makes sure that calls to it come back over the flow that it came on: by a Path of ours,
+// or by Contacts of ours in the place of the phone's. It holds spans, so that it fits any
+// copy of the same bytes.
+type enrolment struct {
+	aor      string // user@host of To, host in lower case
+	contacts []enrolled
+	isAll    bool // Contact: *
+	expires  int  // of the Expires header field, wire.None without
+	flow     dialog.Flow
+	path     bool // it went on with a Path; else with Contacts of ours
+}
+
+// enrolled is one contact of it.
+type enrolled struct {
+	id       binding.ID
+	uri      wire.Span
+	isBare   bool // without angle brackets
+	isOurs   bool // led back to its phone: a SIP URI
+	expires  int  // of its parameter, wire.None without
+	instance string
+	regID    uint32
+	token    []byte // of our Contact
+	shown    string // what the registrar has for it from before; empty: nothing, or Path
+	now      string // what it is shown this time
+}
+
+// enrol reads the contacts of a REGISTER to a registrar of ours.
+func (d *decision) enrol() rejection {
+	m, e := d.m, d.edge
+	x := &enrolment{aor: addressOfRecord(m.Bytes(m.To.URI)), expires: secondsOf(m.Value(wire.KindExpires)), flow: dialogFlow(d.flow)}
+	it := m.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			break
+		}
+		if len(x.contacts) == maxContacts {
+			return rejection{status: 403, reason: "Too Many Contacts"}
+		}
+		if string(m.Bytes(v.Span)) == "*" {
+			x.isAll = true
+			continue
+		}
+		c, ok := e.enrolled(m, v, x)
+		if !ok {
+			return rejection{status: 400, reason: "Bad Contact"}
+		}
+		x.contacts = append(x.contacts, c)
+	}
+	d.r.enrols = x
+	return rejection{}
+}
+
+// enrolled reads one contact. One that is no SIP URI passes as it is: nobody can be
+// reached there over a flow.
+func (e *Edge) enrolled(m *wire.Msg, v wire.Value, x *enrolment) (c enrolled, ok bool) {
+	uri, params, isBare, ok := m.ValueURI(v)
+	if !ok || uri.Len() > maxContactURI || !fitsStartLine(m.Bytes(uri)) {
+		return c, false
+	}
+	c.uri, c.isBare, c.expires = uri, isBare, wire.None
+	if v, found := wire.Param(m.Bytes(params), "expires"); found {
+		c.expires = secondsOf(v)
+	}
+	u, isURI := wire.ParseURI(m.Bytes(uri))
+	if !isURI || u.Scheme != wire.SIP && u.Scheme != wire.SIPS {
+		return c, true
+	}
+	c.isOurs = true
+	instance, _ := wire.Param(m.Bytes(params), "+sip.instance")
+	if id, found := wire.Param(m.Bytes(params), "reg-id"); found {
+		c.regID = uint32(max(secondsOf(id), 0))
+	}
+	c.instance = string(instance)
+	c.id = e.tokens.bindingID(x.aor, instance, c.regID, m.Bytes(uri))
+	c.token = e.tokens.appendFlow(nil, flowToken{flow: x.flow, binding: c.id, contact: m.Bytes(uri)})
+	if b, known := e.bindings.Get(c.id); known {
+		c.shown = b.Shown
+	}
+	return c, true
+}
+
+// asked is the time a contact is registered for, in seconds, as far as the request says.
+func (x *enrolment) asked(c *enrolled) int {
+	switch {
+	case c.expires != wire.None:
+		return c.expires
+	case x.expires != wire.None:
+		return x.expires
+	}
+	return defaultExpires
+}
+
+// addressOfRecord is what a registrar knows a user by (RFC 3261 10.3 step 5): user@host,
+// without parameters, the host in lower case. It is empty where there is none.
+func addressOfRecord(uri []byte) string { return string(appendAddressOfRecord(nil, uri)) }
+
+func appendAddressOfRecord(dst, uri []byte) []byte {
+	u, ok := wire.ParseURI(uri)
+	if !ok || len(u.Host) > 255 || len(u.User) > 255 {
+		return dst
+	}
+	return lower(append(append(dst, u.User...), '@'), u.Host)
+}
+
+// secondsOf reads a number of seconds; wire.None when it is none.
+func secondsOf(v []byte) int {
+	if len(v) == 0 {
+		return wire.None
+	}
+	n := 0
+	for _, c := range v {
+		if c < '0' || c > '9' {
+			return wire.None
+		}
+		if n = n*10 + int(c-'0'); n > 1<<31 {
+			n = 1 << 31
+		}
+	}
+	return n
+}
+
+// usesPath decides between Path and Contact. What the operator wrote counts; left to
+// itself the edge takes Path where phone or registrar are said to know it, and goes over
+// to Contact when the registrar did not keep it. A Path that is there already would be lost
+// on a registrar that knows only our Contact.
+func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, b *backend.Backend) bool {
+	switch snap.config.Registration.Mode {
+	case "path":
+		return true
+	case "contact":
+		return false
+	}
+	offered := m.Lists(wire.KindSupported, "path") || m.First(wire.KindPath) >= 0
+	return (offered || b.Pool().Config().SupportsPath) && !e.pathless.has(b.ID(), e.wheel.Now())
+}
+
+// spliceEnrolment writes into a REGISTER to a registrar of ours what leads calls back.
+func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h hop) {
+	if h.backend == nil {
+		return
+	}
+	x.path = w.edge.usesPath(snap, m, h.backend)
+	by := w.edge.innerFace(snap, h.flow)
+	if x.path {
+		w.splicePath(m, x, by)
+		return
+	}
+	w.spliceContacts(m, x, by)
+}
+
+// innerFace is what a registrar has to send to. Over a stream that is a listener too, never
+// the address of the connection: its end must not look like the end of every phone, and
+// nobody answers there.
+func (e *Edge) innerFace(snap *snapshot, f transport.Flow) sentBy {
+	to := f.Remote().Addr()
+	if f.Proto().Reliable() && snap.egress(f.Proto(), to, true) == nil {
+		if l := snap.egress(wire.UDP, to, true); l != nil {
+			return e.sentBy(snap, e.udpFlow(l, f.Remote()))
+		}
+	}
+	return e.sentBy(snap, f)
+}
+
+// splicePath adds our Path on top (RFC 3327 5.1), with ob where we are the first hop, so
+// that the registrar may offer Outbound (RFC 5626 5.1). Registrars refuse a Path that the
+// phone did not offer, and some read only the first Supported.
+func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
+	if x.isAll || len(x.contacts) == 0 {
+		return
+	}
+	at := w.endOfHeaders(m)
+	if i := m.First(wire.KindPath); i >= 0 {
+		at = int(m.Headers[i].Line.Start)
+	} else if i := m.First(wire.KindContact); i >= 0 {
+		at = int(m.Headers[i].Line.Start)
+	}
+	const supported = "Supported: path\r\n"
+	switch i := m.First(wire.KindSupported); {
+	case i < 0:
+		w.edit.InsertString(at, supported)
+	case !wire.HasToken(m.Bytes(m.Headers[i].Value), []byte("path")):
+		w.edit.InsertString(int(m.Headers[i].Line.Start), supported)
+	}
+	id := x.contacts[0].id
+	text := append(w.edit.Begin(wire.At(at)), "Path: <sip:"...)
+	text = w.edge.tokens.appendFlow(text, flowToken{flow: x.flow, binding: id})
+	text = by.append(append(text, '@'))
+	if by.proto != wire.UDP {
+		text = append(append(text, ";transport="...), by.proto.Param()...)
+	}
+	text = append(text, ";lr"...)
+	if !hasLowerVia(m) {
+		text = append(text, ";ob"...)
+	}
+	w.edit.End(append(text, ">\r\n"...))
+}
+
+// spliceContacts puts our Contacts in the place of the phone's. A binding that the registrar
+// has under another Contact of ours, because the phone was somewhere else, is taken back in
+// the same request (RFC 3261 10.2.2): it would be rung in vain until it expired.
+func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
+	ed := &w.edit
+	for i := range x.contacts {
+		c := &x.contacts[i]
+		if !c.isOurs {
+			continue
+		}
+		c.now = string(appendContactURI(nil, c.token, by))
+		text := c.now
+		if x.asked(c) == 0 && c.shown != "" {
+			text = c.shown
+		}
+		if c.isBare {
+			text = "<" + text + ">"
+		}
+		ed.ReplaceString(c.uri, text)
+		if x.asked(c) > 0 && c.shown != "" && c.shown != c.now {
+			ed.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+c.shown+">;expires=0\r\n")
+		}
+	}
+}
+
+func appendContactURI(dst, token []byte, by sentBy) []byte {
+	dst = append(append(append(dst, "sip:"...), token...), '@')
+	dst = by.append(dst)
+	if by.proto != wire.UDP {
+		dst = append(append(dst, ";transport="...), by.proto.Param()...)
+	}
+	return dst
+}
+
+// endOfLast is where a line goes after the last header of a kind that is there.
+func endOfLast(m *wire.Msg, k wire.Kind) int {
+	at := 0
+	for i := range m.Headers {
+		if m.Headers[i].Kind == k {
+			at = int(m.Headers[i].Line.End)
+		}
+	}
+	return at
+}
+
+// restoreContacts gives a phone its own Contacts back in the answer to its REGISTER, and
+// those of the other phones of its user.
+func (w *scratch) restoreContacts(m *wire.Msg) {
+	it := m.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return
+		}
+		uri, _, isBare, ok := m.ValueURI(v)
+		if !ok {
+			continue
+		}
+		contact, ok := w.edge.contactOf(m.Bytes(uri))
+		if !ok {
+			continue
+		}
+		text := w.edit.Begin(uri)
+		if isBare {
+			text = append(text, '<')
+		}
+		text = append(text, contact...)
+		if isBare {
+			text = append(text, '>')
+		}
+		w.edit.End(text)
+	}
+}
+
+// contactOf is the phone's URI behind a Contact of ours.
+func (e *Edge) contactOf(uri []byte) ([]byte, bool) {
+	u, ok := wire.ParseURI(uri)
+	if !ok || !isTokenText(u.User) {
+		return nil, false
+	}
+	t, ok := e.tokens.parseFlow(u.User)
+	if !ok {
+		return nil, false
+	}
+	return e.contactBehind(&t)
+}
+
+func (e *Edge) contactBehind(t *flowToken) ([]byte, bool) {
+	if t.contact != nil {
+		return t.contact, true
+	}
+	b, ok := e.bindings.Get(t.binding)
+	return []byte(b.Contact), ok
+}
+
+// registeredLocked learns from the 2xx to a REGISTER in w.msg what the registrar holds now.
+func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	if x == nil || l.backend == nil || c.req == nil {
+		return
+	}
+	w.again.Scan(c.req, c.up.Proto().Streamed())
+	req, res := &w.again, &w.msg
+	if x.isAll {
+		e.bindings.RemoveAll(x.aor, l.backend.ID())
+		return
+	}
+	if x.path && len(x.contacts) > 0 && res.First(wire.KindPath) < 0 && res.First(wire.KindContact) >= 0 {
+		e.ignoredPath(l.backend, now)
+	}
+	for i := range x.contacts {
+		if k := &x.contacts[i]; k.isOurs {
+			c.learnLocked(req, res, k, l, now)
+		}
+	}
+}
+
+// learnLocked keeps or forgets one contact.
+func (c *responseContext) learnLocked(req, res *wire.Msg, k *enrolled, l *leg, now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	lasts := time.Duration(x.granted(req, res, k)) * time.Second
+	if lasts == 0 {
+		e.bindings.Remove(k.id)
+		return
+	}
+	contact := req.Bytes(k.uri)
+	b := binding.Binding{
+		ID: k.id, AoR: x.aor, Contact: string(contact), UA: string(req.Value(wire.KindUserAgent)),
+		Instance: k.instance, RegID: k.regID,
+		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(c.arrival, contact),
+		Expires: now + lasts, CallID: string(req.Bytes(req.CallID)), CSeq: req.CSeq,
+	}
+	if !x.path {
+		b.Shown = k.now
+	}
+	e.bindings.Learn(b, now)
+	user := x.aor
+	if c.attempt != nil && c.attempt.User != "" {
+		user = c.attempt.User
+	}
+	e.guard.Known.Holds(security.SourceOf(c.source.Addr()), user, now+lasts, now)
+}
+
+// granted is how long the registrar keeps a contact, in seconds (RFC 3261 10.3 step 8): what
+// its answer says of it. Registrars that write Contacts in words of their own are believed to
+// have done what they were asked.
+func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) int {
+	asked := x.asked(k)
+	if asked == 0 {
+		return 0
+	}
+	if n := secondsOf(res.Value(wire.KindExpires)); n != wire.None {
+		asked = n
+	}
+	it := res.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return asked
+		}
+		uri, params, _, ok := res.ValueURI(v)
+		if !ok || !x.isSame(req.Bytes(k.uri), res.Bytes(uri), k) {
+			continue
+		}
+		if p, found := wire.Param(res.Bytes(params), "expires"); found && secondsOf(p) != wire.None {
+			return secondsOf(p)
+		}
+		return asked
+	}
+}
+
+// isSame says whether a Contact of the answer is the one that was asked for.
+func (x *enrolment) isSame(asked, answered []byte, k *enrolled) bool {
+	u, ok := wire.ParseURI(answered)
+	if !ok {
+		return false
+	}
+	if !x.path {
+		return bytes.Equal(u.User, k.token)
+	}
+	own, ok := wire.ParseURI(asked)
+	return ok && bytes.Equal(own.User, u.User) && bytes.EqualFold(own.Host, u.Host) && own.PortNum == u.PortNum
+}
+
+// needsPings says whether something on the way to a phone forgets it: a NAT, when the phone
+// knows another address of itself than we see; a web proxy, behind which browsers may be.
+// TCP has keep-alives of the kernel.
+func needsPings(f transport.Flow, contact []byte) bool {
+	switch f.Proto() {
+	case wire.WS, wire.WSS:
+		return true
+	case wire.UDP:
+		u, ok := wire.ParseURI(contact)
+		if !ok {
+			return true
+		}
+		port := u.PortNum
+		if port == 0 {
+			port = wire.UDP.DefaultPort()
+		}
+		return port != f.Remote().Port() || !sameHost(u.Host, f.Remote().Addr())
+	}
+	return false
+}
+
+// pathless are the backends whose registrar did not keep a Path.
+type pathless struct {
+	mu sync.Mutex
+	at map[uint32]time.Duration // by backend.Backend.ID, until when; bounded by the backends there are
+}
+
+func (p *pathless) has(id uint32, now time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now < p.at[id]
+}
+
+// add returns whether that is news.
+func (p *pathless) add(id uint32, now time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	isNew := now >= p.at[id]
+	if p.at == nil {
+		p.at = map[uint32]time.Duration{}
+	}
+	p.at[id] = now + ignoredFor
+	return isNew
+}
+
+// ignoredPath takes a registrar's 2xx without Path for what it is: RFC 3327 5.3 has it
+// repeated there.
+func (e *Edge) ignoredPath(b *backend.Backend, now time.Duration) {
+	mode := e.snap.Load().config.Registration.Mode
+	if !e.pathless.add(b.ID(), now) {
+		return
+	}
+	line := e.log.Op().Warn().Str("backend", b.Name())
+	if mode == "path" {
+		line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
+		return
+	}
+	line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on")
+}
+
+// flowClosed says which phones lost their way here. They have closed_grace to come back.
+func (e *Edge) flowClosed(c *transport.Conn, now time.Duration) {
+	lost := e.bindings.Closed(c.ID(), now)
+	if len(lost) == 0 || !e.flowLines.Admit(now) {
+		return
+	}
+	aors := make([]string, 0, min(len(lost), 8))
+	for i := range lost[:cap(aors)] {
+		aors = append(aors, lost[i].AoR)
+	}
+	e.log.FlowClosed(&eventlog.FlowClosed{
+		Proto: c.Proto().Param(), Conn: c.ID(), Src: c.Remote(), AoRs: aors, Total: len(lost),
+	})
+}
+
+// bindingGone notes a registration that ended by itself.
+func (e *Edge) bindingGone(b binding.Binding, why binding.Reason, _ time.Duration) {
+	e.log.Op().Debug().Str("aor", b.AoR).Str("flow", b.Flow.Proto.Param()+":"+b.Flow.Remote.String()).
+		Str("ID", b.CallID).Msg("registration " + why.String())
+}

@@ -34,7 +34,9 @@ type Listener struct {
 	// streams
 	accepting   *net.TCPListener
 	tlsConfig   *tls.Config
-	certificate atomic.Pointer[tls.Certificate]
+	keyring     atomic.Pointer[keyring] // of tls and wss
+	reloading   sync.Mutex              // guards credentials and what they hold; may be held while files are read
+	credentials []*credential
 	origins     origins // WebSocket
 }
 

@@ -58,6 +58,8 @@ type Options struct {
 	Readers int
 	// OnProblem takes rare operational lines, from any goroutine. It must not block.
 	OnProblem func(format string, args ...any)
+	// OnReload takes a line for each certificate that was read anew, as OnProblem does.
+	OnReload func(format string, args ...any)
 }
 
 // Numbers we chose; those that an operator may need to change are in config.Limits.
@@ -147,6 +149,9 @@ func New(o Options) *Layer {
 	if o.OnProblem == nil {
 		o.OnProblem = func(string, ...any) {}
 	}
+	if o.OnReload == nil {
+		o.OnReload = func(string, ...any) {}
+	}
 	l := &Layer{options: o, limits: limitsOf(o.Limits), done: make(chan struct{}), finished: make(chan struct{})}
 	l.conns.init(l.limits)
 	l.pace.rate = float64(l.limits.acceptRate)
@@ -191,6 +196,13 @@ func (l *Layer) Serve(h Handler) {
 	l.mu.Unlock()
 	for _, listener := range listeners {
 		listener.serve()
+	}
+	if l.watchesCertificates() {
+		l.run(func() { // ends with Close
+			t := time.NewTicker(certificatePoll)
+			defer t.Stop()
+			l.watchCertificates(t.C)
+		})
 	}
 }
 

@@ -2,13 +2,10 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,6 +141,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 	e.net = transport.New(transport.Options{
 		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned,
 		OnProblem: func(format string, args ...any) { log.Op().Warn().Msg(fmt.Sprintf(format, args...)) },
+		OnReload:  func(format string, args ...any) { log.Op().Info().Msg(fmt.Sprintf(format, args...)) },
 	})
 	if err := e.net.Listen(c.Listen); err != nil {
 		return nil, err
@@ -254,6 +252,9 @@ func (e *Edge) Reload(c *config.Config) error {
 	}
 	e.take(snap)
 	e.offload.outdate()
+	for _, err := range e.net.ReloadCertificates() {
+		e.log.Op().Warn().Msg(err.Error())
+	}
 	e.endSnapshotLocked()
 	e.watchLocked(snap)
 	e.probers = e.startProbers(snap)
@@ -426,34 +427,4 @@ func (e *Edge) Unreachable(f transport.Flow, quoted []byte) {
 		t.unreachable(w, branch, f.Remote())
 		w.flush()
 	}
-}
-
-// clientTLS chooses how a connection to a backend is verified.
-func (e *Edge) clientTLS(_ string, remote netip.AddrPort) *tls.Config {
-	s := e.snap.Load()
-	if s == nil {
-		return nil
-	}
-	b := s.pools.ByTarget(remote)
-	if b == nil {
-		return nil
-	}
-	return s.tls[b.Pool().Name()]
-}
-
-// clientTLSOf reads the certificates of a pool's `tls:` section.
-func clientTLSOf(p config.PoolTLS) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: p.Insecure}
-	if p.CA == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(p.CA)
-	if err != nil {
-		return nil, fmt.Errorf("tls.ca: %w", err)
-	}
-	t.RootCAs = x509.NewCertPool()
-	if !t.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("tls.ca %s: no certificate in it", p.CA)
-	}
-	return t, nil
 }

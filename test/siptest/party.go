@@ -75,22 +75,26 @@ type sentRequest struct {
 
 // NewParty makes an endpoint one end of a call. It takes every message that comes to it.
 func NewParty(raw *Raw, o PartyOptions) *Party {
+	p := newParty(raw, o)
+	raw.Auto(func(m *Message) bool {
+		p.take(m)
+		return true
+	})
+	return p
+}
+
+func newParty(raw *Raw, o PartyOptions) *Party {
 	if o.T1 == 0 {
 		o.T1 = t1
 	}
 	if !o.Public.IsValid() {
 		o.Public = raw.Addr()
 	}
-	p := &Party{
+	return &Party{
 		raw: raw, o: o, stop: make(chan struct{}), changed: make(chan struct{}), out: raw.Send, highest: -1,
 		tag: Unique(o.Name), early: make(map[string]bool), sent: make(map[string]*sentRequest), acks: make(map[int]*Text),
 		invited: make(map[int]chan struct{}), pracked: make(map[string]chan struct{}), answers: make(map[string][]byte), script: make(map[string]int),
 	}
-	raw.Auto(func(m *Message) bool {
-		p.take(m)
-		return true
-	})
-	return p
 }
 
 // Close ends what it has under way. The endpoint below stays open.
@@ -182,7 +186,10 @@ func (p *Party) Await(ctx context.Context, method string, n int) (Heard, error) 
 
 // Call places the call and returns its 2xx once it is acknowledged.
 func (p *Party) Call(ctx context.Context, uri string) (*Message, error) {
-	req := Request("INVITE", uri)
+	return p.call(ctx, Request("INVITE", uri))
+}
+
+func (p *Party) call(ctx context.Context, req *Text) (*Message, error) {
 	p.mu.Lock()
 	p.callID, p.cseq = req.CallID(), 1
 	p.local = "<sip:" + p.o.Name + "@siptest.example>;tag=" + p.tag

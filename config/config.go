@@ -127,7 +127,7 @@ type PoolTLS struct {
 	CA          string `yaml:"ca" doc:"PEM file with the certificates to trust." zero:"the system's"`
 	Insecure    bool   `yaml:"insecure" doc:"Do not verify the backend's certificate."`
 	ServerName  string `yaml:"server_name" doc:"Name to ask for and to verify." zero:"the host of the backend's address"`
-	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain to show to the backend." zero:"none"`
+	Certificate string `yaml:"certificate" doc:"PEM file with the certificate chain to show to the backend. It is read again at a reload." zero:"none"`
 	Key         string `yaml:"key" doc:"PEM file with its private key." zero:"none"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,16 @@ func next[T any](t *testing.T, ch <-chan T) T {
 	case <-time.After(patience):
 		t.Fatal("nothing came")
 		panic("unreachable")
+	}
+}
+
+// until waits for what other goroutines do.
+func until(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for begun := time.Now(); !is(); runtime.Gosched() {
+		if time.Since(begun) > patience {
+			t.Fatal("not in time: ", what)
+		}
 	}
 }
 

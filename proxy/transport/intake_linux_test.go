@@ -18,16 +18,6 @@ var attacker = netip.MustParseAddr("127.0.0.66")
 
 func isAttacker(a netip.Addr) bool { return a == attacker }
 
-// until waits for what other goroutines do.
-func until(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for begun := time.Now(); !is(); runtime.Gosched() {
-		if time.Since(begun) > patience {
-			t.Fatal("not in time: ", what)
-		}
-	}
-}
-
 func (s *udpSocket) inPoller() bool {
 	s.polling.Lock()
 	defer s.polling.Unlock()

@@ -69,6 +69,7 @@ func (c *Conn) read() error {
 			r.filled += n
 			if c.unanswered.Load() != 0 {
 				c.unanswered.Store(0)
+				r.dropPong()
 			}
 			if err := r.deliver(); err != nil {
 				if err != io.EOF {
@@ -119,6 +120,13 @@ func (r *reader) deliver() error {
 	}
 	r.began(begun, r.framer.Partial())
 	return nil
+}
+
+// dropPong takes the answer to Ping away, so that the framer does not take two of them for a ping.
+func (r *reader) dropPong() {
+	if r.c.web == nil && string(r.buf[:r.filled]) == pong {
+		r.filled = 0
+	}
 }
 
 // began notes when the message that is being read began; begun is zero if it was with the last read.

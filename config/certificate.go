@@ -36,6 +36,9 @@ func (l *loader) checkCertificates(one *Listener, key string) {
 	l.checkPair(KeyPair{one.Certificate, one.Key}, key, "a "+one.Proto+" listener needs")
 	for i, pair := range one.Certificates {
 		at := fmt.Sprintf("%s.certificates[%d]", key, i)
+		if l.isBroken(at) {
+			continue
+		}
 		leaf := l.checkPair(pair, at, "a pair needs")
 		if leaf != nil && len(leaf.DNSNames) == 0 {
 			l.warnf(at+".certificate", "it is for no host name (subjectAltName), so no client will ever get it")

@@ -100,6 +100,10 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			Address: "udp:192.0.2.1:5060", Proto: "udp", Bind: netip.MustParseAddrPort("192.0.2.1:5060"), Side: "inside",
 			Advertise: "edge.example.org:5080",
 		},
+		{
+			Address: "WS:[::]:8080", Proto: "ws", Bind: netip.MustParseAddrPort("[::]:8080"),
+			Origins: []string{"https://phone.example.org:8443", "app://-"},
+		},
 	}
 	want.StateFile = "./calls.state"
 	want.Advertise, want.ServerID, want.Lab = "203.0.113.5", "sipward", true
@@ -112,6 +116,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 			{Name: "2001:db8::7", Address: "sips:[2001:db8::7]", Weight: 1, State: "up"},
 		},
 		InviteFailover: 3 * second / 2, RequestFailover: 3 * second, FailoverCodes: []int{502, 503, 504}, AuthFailureCodes: []int{401, 407}, IdentityHeader: "X-AUTH-IP",
+		SupportsPath: true,
 	}
 	carrier := pbx
 	carrier.Policy = "least_calls"
@@ -128,6 +133,7 @@ func TestLoadReadsEveryForm(t *testing.T) {
 		{Pool: "carrier"},
 	}
 	want.CDR, want.Admin = CDR{Output: "./calls.csv", Format: "csv"}, Admin{}
+	want.Registration = Registration{Mode: "contact", ClosedGrace: second / 2, Ping: "crlf", PingInterval: second / 10}
 	want.Timers = Timers{
 		SessionTTL: 1800 * second, SessionUpdateSegment: 3, SessionTimeoutEarlyHangup: 60 * second, NoTimerCallDuration: 7200 * second,
 		MaxCallDuration: 43200 * second, MinSE: 5 * second / 2, InsertSE: "always", Detect: "session_expires",
@@ -148,6 +154,8 @@ func TestLoadReadsEveryForm(t *testing.T) {
 		},
 		OptionsFromUnknown: "drop", StripHeaders: []string{"X-AUTH-IP", "P-Asserted-Identity"}, KernelOffload: "off",
 	}
+	want.Limits.MaxBindings, want.Limits.AcceptRate = 500, 10
+	want.Limits.KeepaliveIdle, want.Limits.UnackedTimeout = second, 3*second
 	want.Limits.MaxSources, want.Limits.MaxBans = 5000, 500
 	want.Transaction.T1, want.Transaction.TimerB = second/4, 16*second
 	want.Transaction.InviteFailover, want.Transaction.RequestFailover = second, 2*second

@@ -44,7 +44,8 @@ type agent struct {
 	user     string // of Contact
 	networks []string
 	tls      *tls.Config
-	refuses  func(*sip.Request) int // code for a request that is not served, 0 for others; may be nil
+	refuses  func(*sip.Request) int    // code for a request that is not served, 0 for others; may be nil
+	describe func(offer []byte) []byte // see PhoneOptions
 
 	silent atomic.Bool
 
@@ -97,7 +98,8 @@ func newAgent(name, user string, networks []string, config *tls.Config) *agent {
 	}
 	return &agent{
 		name: name, user: user, networks: networks, tls: config,
-		script: make(map[string][]int), counts: make(map[string]int), seen: make(map[string]bool),
+		describe: func([]byte) []byte { return []byte(sessionDescription) },
+		script:   make(map[string][]int), counts: make(map[string]int), seen: make(map[string]bool),
 		dialogs: make(map[string]*dialog), changed: make(chan struct{}),
 	}
 }
@@ -398,7 +400,7 @@ func (a *agent) invited(req *sip.Request, tx sip.ServerTransaction) {
 		}
 	}
 	send := func() error {
-		return a.respond(req, tx, 200, tag, []byte(sessionDescription), contact, sip.NewHeader("Content-Type", "application/sdp"),
+		return a.respond(req, tx, 200, tag, a.describe(req.Body()), contact, sip.NewHeader("Content-Type", "application/sdp"),
 			sip.NewHeader("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE, MESSAGE"))
 	}
 	// Registered before the 200 leaves: the ACK may be faster than this goroutine.
@@ -626,6 +628,39 @@ func (a *agent) request(ctx context.Context, d *dialog, method string) (int, err
 }
 
 var errStopped = errors.New("the endpoint is stopped")
+
+// CallIDs are the Call-IDs seen, in the order of their first request; those of OPTIONS left out.
+func (a *agent) CallIDs() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]string(nil), a.callIDs...)
+}
+
+// Calls is the number of calls that are up.
+func (a *agent) Calls() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.dialogs)
+}
+
+// WaitCalls waits until exactly n calls are up.
+func (a *agent) WaitCalls(ctx context.Context, n int) error {
+	return a.waitFor(ctx, func() bool { return len(a.dialogs) == n })
+}
+
+// Request sends a request inside a call that was answered here, BYE for instance,
+// and returns the code of its final answer.
+func (a *agent) Request(ctx context.Context, callID, method string) (int, error) {
+	d := a.dialog(callID)
+	if d == nil {
+		return 0, fmt.Errorf("no call %q", callID)
+	}
+	code, err := a.request(ctx, d, method)
+	if method == "BYE" && err == nil {
+		a.end(d)
+	}
+	return code, err
+}
 
 // waitFor waits until check, called with the lock held, says so.
 func (a *agent) waitFor(ctx context.Context, check func() bool) error {

@@ -2,19 +2,13 @@ package siptest
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
-	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/emiago/sipgo"
 	"github.com/emiago/sipgo/sip"
-	"github.com/icholy/digest"
 )
 
 // PBXOptions says what a node is like. The zero value answers every call at once on
@@ -34,10 +28,8 @@ type PBXOptions struct {
 // PBX is a small PBX node. Its methods may be called from any goroutine.
 type PBX struct {
 	*agent
-	realm    string
-	accounts map[string]string
+	door     *doorman
 	wrong    int
-	secret   []byte
 	bindings map[string][]string // AoR to Contact values, guarded by agent.mu
 }
 
@@ -56,13 +48,11 @@ func NewPBX(o PBXOptions) (*PBX, error) {
 	if o.TLS != nil {
 		networks = append(networks, "tls")
 	}
-	p := &PBX{
-		agent: newAgent(o.Name, "pbx", networks, o.TLS),
-		realm: o.Realm, accounts: o.Accounts, wrong: o.Wrong, secret: make([]byte, 16), bindings: make(map[string][]string),
-	}
-	if _, err := rand.Read(p.secret); err != nil {
+	door, err := newDoorman(o.Realm, o.Accounts)
+	if err != nil {
 		return nil, err
 	}
+	p := &PBX{agent: newAgent(o.Name, "pbx", networks, o.TLS), door: door, wrong: o.Wrong, bindings: make(map[string][]string)}
 	p.ringing, p.answer = o.Ringing, o.Answer
 	if o.Unknown != 0 {
 		p.refuses = func(req *sip.Request) int {
@@ -126,25 +116,11 @@ func (p *PBX) Count(method string) int {
 	return p.counts[method]
 }
 
-// CallIDs are the Call-IDs seen, in the order of their first request; those of OPTIONS left out.
-func (p *PBX) CallIDs() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return append([]string(nil), p.callIDs...)
-}
-
 // Saw tells whether a request with that Call-ID came.
 func (p *PBX) Saw(callID string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.seen[callID]
-}
-
-// Calls is the number of calls that are up.
-func (p *PBX) Calls() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.dialogs)
 }
 
 // Bindings are the Contact values registered for an address-of-record.
@@ -157,25 +133,6 @@ func (p *PBX) Bindings(aor string) []string {
 // WaitCount waits until n requests of a method have come.
 func (p *PBX) WaitCount(ctx context.Context, method string, n int) error {
 	return p.waitFor(ctx, func() bool { return p.counts[method] >= n })
-}
-
-// WaitCalls waits until exactly n calls are up.
-func (p *PBX) WaitCalls(ctx context.Context, n int) error {
-	return p.waitFor(ctx, func() bool { return len(p.dialogs) == n })
-}
-
-// Request sends a request inside a call that the node has answered, BYE for instance,
-// and returns the code of its final answer.
-func (p *PBX) Request(ctx context.Context, callID, method string) (int, error) {
-	d := p.dialog(callID)
-	if d == nil {
-		return 0, fmt.Errorf("no call %q", callID)
-	}
-	code, err := p.request(ctx, d, method)
-	if method == "BYE" && err == nil {
-		p.end(d)
-	}
-	return code, err
 }
 
 // registers challenges (RFC 3261 22), checks, stores, and returns the contacts (10.3).
@@ -198,13 +155,16 @@ func (p *PBX) registers(req *sip.Request, tx sip.ServerTransaction) {
 		_ = p.respond(req, tx, code, Unique(p.name), nil) // as above
 		return
 	}
-	if authorized, tried := p.authorized(req); len(p.accounts) > 0 && !authorized {
+	credentials := ""
+	if h := req.GetHeader("Authorization"); h != nil {
+		credentials = h.Value()
+	}
+	if authorized, tried := p.door.authorized("REGISTER", credentials); !authorized {
 		if tried && p.wrong != 0 {
 			_ = p.respond(req, tx, p.wrong, Unique(p.name), nil) // as above
 			return
 		}
-		challenge := digest.Challenge{Realm: p.realm, Nonce: p.nonce(time.Now().Unix()), Algorithm: "MD5", QOP: []string{"auth"}}
-		_ = p.respond(req, tx, 401, Unique(p.name), nil, sip.NewHeader("WWW-Authenticate", challenge.String()))
+		_ = p.respond(req, tx, 401, Unique(p.name), nil, sip.NewHeader("WWW-Authenticate", p.door.challenge()))
 		return
 	}
 	_ = p.respond(req, tx, 200, Unique(p.name), nil, p.bind(req)...)
@@ -238,40 +198,4 @@ func (p *PBX) bind(req *sip.Request) []sip.Header {
 		out = append(out, sip.NewHeader("Contact", c))
 	}
 	return out
-}
-
-// nonce carries its time and a MAC, so that none has to be remembered.
-func (p *PBX) nonce(at int64) string {
-	stamp := fmt.Sprintf("%x", at)
-	mac := hmac.New(sha256.New, p.secret)
-	mac.Write([]byte(stamp))
-	return stamp + "-" + hex.EncodeToString(mac.Sum(nil)[:8])
-}
-
-// authorized checks the credentials; tried says that there are some for a nonce of ours.
-func (p *PBX) authorized(req *sip.Request) (authorized, tried bool) {
-	h := req.GetHeader("Authorization")
-	if h == nil {
-		return false, false
-	}
-	got, err := digest.ParseCredentials(h.Value())
-	if err != nil {
-		return false, false
-	}
-	var at int64
-	if _, err := fmt.Sscanf(got.Nonce, "%x-", &at); err != nil || got.Nonce != p.nonce(at) {
-		return false, false
-	}
-	password, ok := p.accounts[got.Username]
-	if !ok {
-		return false, true
-	}
-	challenge := &digest.Challenge{Realm: p.realm, Nonce: got.Nonce, Algorithm: "MD5"}
-	if got.QOP != "" {
-		challenge.QOP = []string{got.QOP}
-	}
-	want, err := digest.Digest(challenge, digest.Options{
-		Method: "REGISTER", URI: got.URI, Username: got.Username, Password: password, Cnonce: got.Cnonce, Count: got.Nc,
-	})
-	return err == nil && want.Response == got.Response, true
 }

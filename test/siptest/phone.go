@@ -24,6 +24,10 @@ type PhoneOptions struct {
 	TLS     *tls.Config    // certificate and RootCAs, for tls
 	Ringing time.Duration  // for calls that come in: to 180
 	Answer  time.Duration  // and from there to 200
+
+	// Describe makes the session description of an answer, or of an offer of the telephone's own when it is given none.
+	// By default it is one that nobody can talk by.
+	Describe func(offer []byte) []byte
 }
 
 // Phone is a telephone behind an outbound proxy: it registers, places calls, and answers
@@ -55,6 +59,9 @@ func NewPhone(o PhoneOptions) (*Phone, error) {
 	}
 	p := &Phone{agent: newAgent("phone", o.User, networks, o.TLS), domain: o.Domain, network: o.Network, proxy: o.Proxy}
 	p.ringing, p.answer = o.Ringing, o.Answer
+	if o.Describe != nil {
+		p.describe = o.Describe
+	}
 	if !o.Address.IsValid() {
 		o.Address = Loopback
 	}
@@ -178,7 +185,7 @@ func (p *Phone) Dial(ctx context.Context, target string) (*Call, error) {
 	}
 	req.AppendHeader(sip.NewHeader("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"))
 	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
-	req.SetBody([]byte(sessionDescription))
+	req.SetBody(p.describe(nil))
 	c := &Call{CallID: callIDOf(req), phone: p, invite: req, done: make(chan struct{}), began: make(chan struct{})}
 	tx, err := s.client.TransactionRequest(ctx, req, p.addVia(p.network))
 	if err != nil {

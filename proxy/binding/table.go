@@ -1,11 +1,22 @@
 package binding
 
 import (
-	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/sipward/sipward/timers"
 )
+
+// Numbers that we chose.
+const (
+	perAoR    = 32 // bindings; a forking registrar with more phones than that on one name is not one
+	perLow    = 16 // bindings whose IDs share their low 32 bits; with IDs that are hashes there are never more than a few
+	formers   = 4  // flows that a binding has moved on from
+	askedMost = 64 // bindings that are asked where they went, when none is named
+)
+
+// lateAnswer is how long an older answer may come after a newer one: the life of a transaction, timer F of RFC 3261 (64*T1).
+const lateAnswer = 32 * time.Second
 
 // Options of a Table. Capacity and Wheel are needed.
 type Options struct {
@@ -17,72 +28,303 @@ type Options struct {
 
 	// Ping is told when a flow is to be pinged: once, whatever the number of its bindings.
 	Ping func(b Binding, now time.Duration)
-	// Gone is told of a binding that ended by itself.
+	// Gone is told of a binding that ended by itself, not of one that was removed or that made room for another.
 	Gone func(b Binding, why Reason, now time.Duration)
 }
 
 // Table is the bounded table of all bindings. All methods are safe for concurrent use.
-type Table struct{ Options }
+type Table struct {
+	Options
 
-// NewTable makes an empty table that pings nobody; see [Table.Configure].
-func NewTable(o Options) *Table { return &Table{Options: o} }
-
-// Configure says how often flows are pinged, 0 = never, and how long bindings outlive their connection.
-func (t *Table) Configure(interval, grace time.Duration) {}
-
-// Learn takes in a binding that a registrar has granted.
-func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) { return Full, b }
-
-// Remove forgets a binding that was unregistered.
-func (t *Table) Remove(id ID) (Binding, bool) { return Binding{}, false }
-
-// RemoveAll forgets the bindings of an AoR at a node (Contact: *), and returns how many.
-func (t *Table) RemoveAll(aor string, backend uint32) int { return 0 }
-
-// Closed marks the bindings of a connection that has ended, and returns them.
-func (t *Table) Closed(conn uint64, now time.Duration) []Binding { return nil }
-
-// Get finds a binding.
-func (t *Table) Get(id ID) (Binding, bool) { return Binding{}, false }
-
-// Current is where the phone that had flow f is now; false: it has not moved on from f, as far as is known.
-func (t *Table) Current(id ID, f Flow) (Flow, bool) { return Flow{}, false }
-
-// Node is the node of the binding of an AoR that was refreshed last.
-func (t *Table) Node(aor []byte) (uint32, bool) { return 0, false }
-
-// NodeAt is the node of the bindings on a flow, if all agree.
-func (t *Table) NodeAt(f Flow) (uint32, bool) { return 0, false }
-
-// Pong notes the answer to a ping.
-func (t *Table) Pong(id ID, now time.Duration) {}
-
-// PongLow is Pong for who knows only the low 32 bits of the ID, and where the answer came from.
-func (t *Table) PongLow(low uint32, remote netip.AddrPort, now time.Duration) {}
-
-// All yields every binding, each valid until the next.
-func (t *Table) All(yield func(*Binding) bool) {}
-
-// Len is the number of bindings.
-func (t *Table) Len() int { return 0 }
-
-// Flows is the number of flows that they are on.
-func (t *Table) Flows() int { return 0 }
-
-// Stats counts what has happened.
-func (t *Table) Stats() (added, refreshed, moved, expired, lost, refused uint64) { return }
-
-// Pinged counts the pings that were sent and those that were answered.
-func (t *Table) Pinged() (sent, answered uint64) { return 0, 0 }
-
-// Changes hands over the state of each binding that has changed since the last time, and the ID of each that is gone.
-func (t *Table) Changes(wall func(time.Duration) time.Time, put func(id ID, state []byte), remove func(ID)) {
+	mu      sync.RWMutex       // guards all below, and all that is reached from there
+	byLow   map[uint32]*record // by the low half of the ID, chained
+	byAoR   map[string]*record // the one that was refreshed last, chained
+	byFlow  map[Flow]*flow     // flows with bindings on them, or with some that moved on
+	byConn  map[uint64]*flow   // those of connections
+	changed map[ID]struct{}    // whose state is not what was written last
+	count   tallies            //
+	turns   uint32             // the last turn that was given to a flow
+	every   time.Duration      // from one ping of a flow to the next, 0 = never
+	grace   time.Duration      // that bindings have after their connection
 }
 
-// LostChanges is how many changes found no room.
-func (t *Table) LostChanges() uint64 { return 0 }
+// tallies are the totals.
+type tallies struct {
+	bindings, flows                                 int
+	added, refreshed, moved, expired, lost, refused uint64
+	pings, pongs                                    uint64
+	lostChanges                                     uint64
+}
 
-// Restore puts back the binding of a state. It is false when the state is damaged, of another version, or over.
-func (t *Table) Restore(state []byte, clock func(time.Time) time.Duration, now time.Duration) (Binding, bool) {
-	return Binding{}, false
+// NewTable makes an empty table that pings nobody and has no grace; see [Table.Configure].
+func NewTable(o Options) *Table {
+	return &Table{
+		Options: o,
+		byLow:   make(map[uint32]*record),
+		byAoR:   make(map[string]*record),
+		byFlow:  make(map[Flow]*flow),
+		byConn:  make(map[uint64]*flow),
+		changed: make(map[ID]struct{}),
+	}
+}
+
+// Learn takes in a binding that a registrar has granted, and returns what is known of it then: after Moved, Former is
+// the flow that it has just left. Old leaves everything as it was, as does Full.
+func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b.ID == 0 || !b.fits() {
+		t.count.refused++
+		return Full, b
+	}
+	r := t.findLocked(b.ID)
+	switch {
+	case r == nil:
+		return t.addLocked(b, now)
+	case r.isAhead(&b, now):
+		return Old, r.binding()
+	}
+	outcome := Refreshed
+	t.count.refreshed++
+	if r.at.key != b.Flow {
+		outcome = Moved
+		t.count.moved++
+	}
+	t.refreshLocked(r, &b, now)
+	return outcome, r.binding()
+}
+
+// addLocked takes in one that is not known.
+func (t *Table) addLocked(b Binding, now time.Duration) (Outcome, Binding) {
+	t.makeRoomLocked(b.AoR)
+	b.Since, b.Refreshed = now, now
+	r := t.placeLocked(&b)
+	if r == nil {
+		t.count.refused++
+		return Full, b
+	}
+	t.count.added++
+	t.settleLocked(r, now)
+	t.markLocked(r.id)
+	return Added, r.binding()
+}
+
+// placeLocked gives a new binding its place in all indexes, or returns nil.
+func (t *Table) placeLocked(b *Binding) *record {
+	low := uint32(b.ID)
+	if t.count.bindings >= t.Capacity || t.byLow[low].sharers() >= perLow {
+		return nil
+	}
+	r := &record{table: t, id: b.ID, next: t.byLow[low], since: b.Since}
+	t.byLow[low] = r
+	t.count.bindings++
+	r.take(b)
+	r.write(b)
+	t.joinAoRLocked(r)
+	t.flowLocked(b.Flow).join(r)
+	return r
+}
+
+// refreshLocked brings one that is known up to date.
+func (t *Table) refreshLocked(r *record, b *Binding, now time.Duration) {
+	b.Refreshed = now
+	if isSame, isFirst := r.says(b), t.byAoR[r.text(aor)] == r; !isSame || !isFirst {
+		t.leaveAoRLocked(r)
+		if b.AoR != r.text(aor) {
+			t.makeRoomLocked(b.AoR)
+		}
+		if !isSame {
+			r.write(b)
+		}
+		r.refreshed = now
+		t.joinAoRLocked(r)
+	}
+	from := r.at
+	from.leave(r)
+	r.take(b)
+	if from.key == b.Flow {
+		from.join(r)
+	} else {
+		to := t.flowLocked(b.Flow)
+		r.forget(to)
+		to.join(r)
+		r.remember(from, now)
+		t.pingLocked(from, now)
+		t.tidyLocked(from)
+	}
+	t.settleLocked(r, now)
+	t.markLocked(r.id)
+}
+
+// settleLocked sets the timers of a binding that was learned. The connection may have gone before the answer came.
+func (t *Table) settleLocked(r *record, now time.Duration) {
+	r.at.heard = max(r.at.heard, now)
+	r.due = r.expires
+	if r.at.closed != 0 {
+		r.due = min(r.due, now+t.grace)
+	}
+	t.Wheel.Set(&r.Timer, r, r.due)
+	t.pingLocked(r.at, now)
+}
+
+// Remove forgets a binding that was unregistered.
+func (t *Table) Remove(id ID) (Binding, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.findLocked(id)
+	if r == nil {
+		return Binding{}, false
+	}
+	return t.removeLocked(r), true
+}
+
+// RemoveAll forgets the bindings of an AoR at a node (Contact: *), and returns how many.
+func (t *Table) RemoveAll(of string, backend uint32) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for r := t.byAoR[of]; r != nil; {
+		older := r.older
+		if r.backend == backend {
+			t.removeLocked(r)
+			n++
+		}
+		r = older
+	}
+	return n
+}
+
+// removeLocked takes a binding out of everything, and returns what it was.
+func (t *Table) removeLocked(r *record) Binding {
+	b := r.binding()
+	t.Wheel.Stop(&r.Timer)
+	t.leaveLowLocked(r)
+	t.leaveAoRLocked(r)
+	for r.past != nil {
+		r.dropOldest()
+	}
+	at := r.at
+	at.leave(r)
+	r.at = nil // an expiry that is under way sees it
+	t.pingLocked(at, b.Refreshed)
+	t.tidyLocked(at)
+	t.count.bindings--
+	t.markLocked(r.id)
+	return b
+}
+
+// Expire ends a binding, unless it was refreshed in the meantime: that armed the timer again.
+func (r *record) Expire(_ *timers.Timer, now time.Duration) {
+	if b, why, isOver := r.table.end(r, now); isOver && r.table.Gone != nil {
+		r.table.Gone(b, why, now)
+	}
+}
+
+func (t *Table) end(r *record, now time.Duration) (b Binding, why Reason, isOver bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r.at == nil || now < r.due {
+		return Binding{}, 0, false
+	}
+	if r.due < r.expires {
+		t.count.lost++
+		return t.removeLocked(r), Lost, true
+	}
+	t.count.expired++
+	return t.removeLocked(r), Expired, true
+}
+
+// Closed marks the bindings of a connection that has ended, and returns them: they live for the grace, unless they are
+// learned again over another flow. What has moved on before is not touched. Bindings that are learned later, from
+// answers on their way, have the grace too; the second call for a connection returns nothing.
+func (t *Table) Closed(conn uint64, now time.Duration) []Binding {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.byConn[conn]
+	if f == nil || f.closed != 0 {
+		return nil
+	}
+	f.closed = now
+	t.pingLocked(f, now)
+	all := make([]Binding, 0, f.n)
+	for r := range f.bindings {
+		r.due = min(r.expires, now+t.grace)
+		t.Wheel.Set(&r.Timer, r, r.due)
+		all = append(all, r.binding())
+	}
+	return all
+}
+
+// Get finds a binding.
+func (t *Table) Get(id ID) (Binding, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	r := t.findLocked(id)
+	if r == nil {
+		return Binding{}, false
+	}
+	return r.binding(), true
+}
+
+// Node is the node of the binding of an AoR that was refreshed last. One whose connection is closed counts when there is
+// no other.
+func (t *Table) Node(of []byte) (uint32, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	first := t.byAoR[string(of)]
+	for r := first; r != nil; r = r.older {
+		if r.at.closed == 0 {
+			return r.backend, true
+		}
+	}
+	if first == nil {
+		return 0, false
+	}
+	return first.backend, true
+}
+
+// All yields every binding, in no order, each valid until the next. What comes and goes meanwhile may be missed.
+func (t *Table) All(yield func(*Binding) bool) {
+	for _, id := range t.ids() {
+		if b, ok := t.Get(id); ok && !yield(&b) {
+			return
+		}
+	}
+}
+
+func (t *Table) ids() []ID {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make([]ID, 0, t.count.bindings)
+	for _, r := range t.byLow {
+		for ; r != nil; r = r.next {
+			all = append(all, r.id)
+		}
+	}
+	return all
+}
+
+// Len is the number of bindings.
+func (t *Table) Len() int { return t.tallies().bindings }
+
+// Flows is the number of flows that they are on.
+func (t *Table) Flows() int { return t.tallies().flows }
+
+// Stats counts what has happened. Refused are those that found no room, and those that had to make some for another
+// binding of their AoR.
+func (t *Table) Stats() (added, refreshed, moved, expired, lost, refused uint64) {
+	n := t.tallies()
+	return n.added, n.refreshed, n.moved, n.expired, n.lost, n.refused
+}
+
+// Pinged counts the pings that were sent and those that were answered.
+func (t *Table) Pinged() (sent, answered uint64) {
+	n := t.tallies()
+	return n.pings, n.pongs
+}
+
+func (t *Table) tallies() tallies {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.count
 }

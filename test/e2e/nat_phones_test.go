@@ -18,11 +18,11 @@ import (
 // natHome is the laboratory with an edge, a registrar behind it, and Alice and Bob behind their NATs.
 type natHome struct {
 	*natLab
-	t       *testing.T
-	edge    *siptest.Edge
-	alice   *siptest.Handset
-	bob     *siptest.Handset
-	rung    map[*siptest.Handset]int
+	t     *testing.T
+	edge  *siptest.Edge
+	alice *siptest.Handset
+	bob   *siptest.Handset
+	rung  map[*siptest.Handset]int
 }
 
 // natWay is one way to be found again.
@@ -34,6 +34,7 @@ type natWay struct {
 	networks  [2]string // of Alice and Bob; default UDP
 	lines     []string  // of a REGISTER
 	params    string    // of its Contact
+	late      bool      // it is only found with the second REGISTER
 }
 
 func kamailioWithPath(t *testing.T, l *natLab) func(string) string {
@@ -205,18 +206,24 @@ func TestPhonesBehindNAT(t *testing.T) {
 		{name: "Kamailio with Path and phones with outbound", registrar: kamailioWithPath, lines: []string{"Supported: path, outbound"},
 			params: `;+sip.instance="<urn:uuid:00000000-0000-1000-8000-000A95A0E128>";reg-id=1`},
 		{name: "Kamailio without Path", registrar: kamailioWithoutPath},
+		{name: "Kamailio without Path and pings without answer", registrar: kamailioWithoutPath, ping: "crlf"},
 		{name: "a B2BUA without Path", registrar: plainB2BUA},
+		{name: "a B2BUA without Path and phones with it", registrar: plainB2BUA, lines: []string{"Supported: path"}, late: true},
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
 			h, registered := newNATHome(t, w)
+			if w.late {
+				h.register(h.alice)
+				h.register(h.bob)
+			}
 			h.register(h.alice)
 			h.register(h.bob)
 			if registered != nil {
 				h.hides(registered)
 			}
 			h.bothWays()
-			h.staysOpen()
+			h.staysOpen(w.ping != "crlf")
 			c := h.call(h.alice, h.bob)
 			c.talk()
 			c.hangUp(false)
@@ -237,7 +244,7 @@ func (h *natHome) hides(registered func(string) string) {
 }
 
 // staysOpen has nobody say a word until a mapping without pings were gone, and looks whether it is still there.
-func (h *natHome) staysOpen() {
+func (h *natHome) staysOpen(answered bool) {
 	h.t.Helper()
 	phones := []*siptest.Handset{h.alice, h.bob}
 	var before [2]netip.AddrPort
@@ -251,7 +258,7 @@ func (h *natHome) staysOpen() {
 		}
 	}
 	<-quiet.Done()
-	h.arePinged(before)
+	h.arePinged(before, answered)
 	for i, p := range phones {
 		if n := h.strays(h.t, i); n != 0 {
 			h.t.Errorf("%d datagrams for %s found no mapping", n, p.AoR())
@@ -264,7 +271,7 @@ func (h *natHome) staysOpen() {
 }
 
 // arePinged checks what the listing says of the phones.
-func (h *natHome) arePinged(flows [2]netip.AddrPort) {
+func (h *natHome) arePinged(flows [2]netip.AddrPort, answered bool) {
 	h.t.Helper()
 	list := h.registrations()
 	if len(list) != 2 {
@@ -277,7 +284,7 @@ func (h *natHome) arePinged(flows [2]netip.AddrPort) {
 			continue
 		}
 		r := list[at]
-		if !r.NATed || r.Missed > 1 || r.Pings < uint64(mappingLife/pingInterval) || r.RTT <= 0 || r.LastPong.IsZero() {
+		if !r.NATed || r.Missed > 1 || r.Pings < uint64(mappingLife/pingInterval) || (r.RTT > 0 && !r.LastPong.IsZero()) != answered {
 			h.t.Errorf("the pings of %s are not shown: %+v", p.AoR(), r)
 		}
 		if r.Contact != p.Contact() || !strings.HasSuffix(r.Flow, flows[i].String()) || r.Former != "" {
@@ -378,5 +385,29 @@ func (h *natHome) movedTo(first, second netip.AddrPort) {
 	}
 	if len(bobs) != 1 || !strings.HasSuffix(bobs[0].Flow, second.String()) || !strings.HasSuffix(bobs[0].Former, first.String()) {
 		h.t.Errorf("Bob moved from %s to %s and is shown as %+v", first, second, bobs)
+	}
+}
+
+// TestCallFollowsTheMapping: a call is up while its mappings close. What a phone asks from its next mapping goes
+// through, and the other side reaches it there: after a request inside the call, and after a REGISTER alone.
+func TestCallFollowsTheMapping(t *testing.T) {
+	t.Parallel()
+	for _, w := range []natWay{
+		{name: "Kamailio with Path", registrar: kamailioWithPath, pool: supportsPath, ping: "none"},
+		{name: "a B2BUA without Path", registrar: plainB2BUA, ping: "none"},
+	} {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			h, _ := newNATHome(t, w)
+			h.register(h.alice)
+			h.register(h.bob)
+			c := h.call(h.alice, h.bob)
+			silence(t)
+			h.register(h.bob)
+			c.asks(c.caller, "INFO") // to where Bob has registered, from where nobody has heard Alice
+			c.asks(c.callee, "INFO")
+			c.talk()
+			c.hangUp(false)
+		})
 	}
 }

@@ -142,7 +142,7 @@ func (h *Handset) Rings() int {
 	return len(h.rung)
 }
 
-// AwaitPings waits until so many more OPTIONS outside a call have come.
+// AwaitPings waits until so many more keep-alives have come: CRLF, or OPTIONS outside a call.
 func (h *Handset) AwaitPings(ctx context.Context, more int) error {
 	h.mu.Lock()
 	enough := h.pings + more
@@ -182,12 +182,11 @@ func (h *Handset) partyLocked() *Party { return newParty(h.raw, PartyOptions{Nam
 
 // take gets every message, on the reader's goroutine.
 func (h *Handset) take(m *Message) {
-	if len(m.Data) < 5 { // a keep-alive
-		return
-	}
 	h.mu.Lock()
-	p := h.calls[m.CallID()]
-	if p == nil {
+	var p *Party
+	if len(m.Data) < 5 { // RFC 5626 3.5.1; over UDP it has no answer
+		h.pings++
+	} else if p = h.calls[m.CallID()]; p == nil {
 		p = h.outsideCallLocked(m)
 	}
 	close(h.changed)

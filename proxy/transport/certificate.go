@@ -114,6 +114,7 @@ type credential struct {
 
 	content  [sha256.Size]byte // of the files that are in use
 	seen     []fs.FileInfo     // the files just before they were read last, also in vain; nil = absent
+	readAt   time.Time         // when that was
 	isBroken bool              // they were read in vain
 	told     string            // what was said about that
 	warned   time.Time         // when the end was last spoken of
@@ -133,7 +134,7 @@ func newAuthorities(path string) *credential {
 // read takes the files as they are now and reports whether they differ from those in use. On an error what is in use
 // stays.
 func (c *credential) read() (isNew bool, err error) {
-	c.seen = c.look() // before reading: what is written meanwhile is found by the next look
+	c.seen, c.readAt = c.look(), time.Now() // before reading: what is written meanwhile is found by the next look
 	c.isBroken = true
 	texts := make([][]byte, len(c.files))
 	for i, f := range c.files {

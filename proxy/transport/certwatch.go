@@ -13,6 +13,9 @@ const (
 	// certificatePoll is how often the files are looked at. Looking is right whatever way they are replaced in: written
 	// anew, renamed over, behind a symbolic link (certbot) or behind a link in their path (Kubernetes).
 	certificatePoll = 10 * time.Second
+	// settled is the age from which on a file cannot be written once more without a new time of modification: file
+	// systems keep these times in steps, of which the coarsest are 2 s.
+	settled = 2 * time.Second
 	// A certificate that nobody renewed is spoken of from expiresSoon before its end on, once in expiryEvery.
 	expiresSoon = 14 * 24 * time.Hour
 	expiryEvery = 24 * time.Hour
@@ -37,11 +40,15 @@ func (l *Layer) watchCertificates(tick <-chan time.Time) {
 		case <-l.done:
 			return
 		case now := <-tick:
-			for _, listener := range l.Listeners() {
-				l.tell(listener.reload(now, false))
-				l.tell(nil, listener.expiring(now))
-			}
+			l.lookAtCertificates(now)
 		}
+	}
+}
+
+func (l *Layer) lookAtCertificates(now time.Time) {
+	for _, listener := range l.Listeners() {
+		l.tell(listener.reload(now, false))
+		l.tell(nil, listener.expiring(now))
 	}
 }
 
@@ -143,13 +150,15 @@ func (c *credential) look() []fs.FileInfo {
 	return seen
 }
 
+// hasChanged reports whether a file differs, or may, from what was read last.
 func (c *credential) hasChanged() bool {
 	for i, is := range c.look() {
 		was := c.seen[i]
-		if (is == nil) != (was == nil) {
+		switch {
+		case is == nil && was == nil:
+		case is == nil || was == nil || !os.SameFile(is, was) || is.Size() != was.Size() || !is.ModTime().Equal(was.ModTime()):
 			return true
-		}
-		if is != nil && (!os.SameFile(is, was) || is.Size() != was.Size() || !is.ModTime().Equal(was.ModTime())) {
+		case c.readAt.Sub(was.ModTime()) < settled:
 			return true
 		}
 	}

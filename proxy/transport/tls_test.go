@@ -1,9 +1,11 @@
 package transport
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -29,10 +31,16 @@ func certify(t testing.TB, dir, name string) (certificate, key string, pool *x50
 	if err != nil {
 		t.Fatal(err)
 	}
+	return issue(t, dir, name, private, time.Hour, "proxy.example")
+}
+
+// issue writes the self-signed pair name.pem and name.key of a private key.
+func issue(t testing.TB, dir, name string, private crypto.Signer, life time.Duration, hosts ...string) (certificate, key string, pool *x509.CertPool) {
+	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"proxy.example"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
+		DNSNames: hosts, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,6 +181,124 @@ func TestCertificateProblemsNameFileAndKey(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "listen tls 127.0.0.1:0: ") {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// greet shakes hands with a listener and returns the name of the certificate that it showed.
+func greet(t *testing.T, l *Layer, o *tls.Config) (string, error) {
+	t.Helper()
+	own := o.Clone()
+	own.InsecureSkipVerify = true
+	peer := tls.Client(dialTo(t, l, 0), own)
+	defer peer.Close()
+	if err := peer.Handshake(); err != nil {
+		return "", err
+	}
+	return peer.ConnectionState().PeerCertificates[0].Subject.CommonName, nil
+}
+
+func TestCertificateIsChosenByName(t *testing.T) {
+	dir := t.TempDir()
+	r := newRecorder()
+	s := spec("tls 127.0.0.1:0")
+	s.Certificate, s.Key, _ = certify(t, dir, "first")
+	add := func(name string, private crypto.Signer, hosts ...string) {
+		certificate, key, _ := issue(t, dir, name, private, time.Hour, hosts...)
+		s.Certificates = append(s.Certificates, config.KeyPair{Certificate: certificate, Key: key})
+	}
+	elliptic256 := func() crypto.Signer {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("wildcard", elliptic256(), "*.wild.example")
+	add("exact", elliptic256(), "a.wild.example", "B.Other.Example")
+	add("ec", elliptic256(), "two.example")
+	add("rsa", rsaKey, "two.example")
+	add("nameless", elliptic256())
+	l := start(t, Options{}, r, s)
+	onlyRSA := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
+	for _, c := range []struct {
+		name, want string
+		suites     []uint16
+	}{
+		{"", "first", nil},
+		{"proxy.example", "first", nil},
+		{"unknown.example", "first", nil},
+		{"a.wild.example", "exact", nil},
+		{"A.WILD.example", "exact", nil},
+		{"b.other.example", "exact", nil},
+		{"c.wild.example", "wildcard", nil},
+		{"d.c.wild.example", "first", nil}, // a wildcard is one label
+		{"wild.example", "first", nil},
+		{"two.example", "ec", nil},
+		{"two.example", "rsa", onlyRSA},
+		{"", "rsa", onlyRSA},
+	} {
+		o := &tls.Config{ServerName: c.name, CipherSuites: c.suites}
+		if c.suites != nil {
+			o.MaxVersion = tls.VersionTLS12
+		}
+		if got, err := greet(t, l, o); got != c.want || err != nil {
+			t.Errorf("%q %v: got %q, want %q (%v)", c.name, c.suites, got, c.want, err)
+		}
+	}
+}
+
+func TestClientCertificates(t *testing.T) {
+	dir := t.TempDir()
+	certificate, key, _ := certify(t, dir, "known")
+	known, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, key, _ = certify(t, dir, "foreign")
+	foreign, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, auth string
+		shown      []tls.Certificate
+		want       string
+	}{
+		{"none where one is required", "", nil, "didn't provide a certificate"},
+		{"none where one is required in words", "require", nil, "didn't provide a certificate"},
+		{"none where it is optional", "optional", nil, ""},
+		{"the right one", "require", []tls.Certificate{known}, ""},
+		{"the right one, optional", "optional", []tls.Certificate{known}, ""},
+		{"a foreign one", "require", []tls.Certificate{foreign}, "failed to verify certificate"},
+		{"a foreign one, optional", "optional", []tls.Certificate{foreign}, "failed to verify certificate"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRecorder()
+			r.onReceive = echo
+			s, pool := tlsSpec(t)
+			s.ClientCA, s.ClientAuth = filepath.Join(dir, "known.pem"), c.auth
+			l := start(t, Options{}, r, s)
+			show := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				if len(c.shown) == 0 {
+					return &tls.Certificate{}, nil
+				}
+				return &c.shown[0], nil
+			}
+			peer := tls.Client(dialTo(t, l, 0), &tls.Config{RootCAs: pool, ServerName: "proxy.example", GetClientCertificate: show})
+			if c.want == "" {
+				write(t, peer, message(1, 10))
+				expect(t, peer, message(1, 10))
+				return
+			}
+			_ = peer.Handshake() // TLS 1.3 learns of the refusal later
+			if end := next(t, r.closed); !strings.Contains(end.err.Error(), c.want) {
+				t.Error(end.err)
+			}
+		})
 	}
 }
 

@@ -88,8 +88,8 @@ STOPS is what a ban stops: "all" drops whatever comes from the address, unread; 
 			if err := checkBanFilter(f); err != nil {
 				return err
 			}
-			if f.Limit < 1 || f.Limit > admin.MaxLimit {
-				return usageError{fmt.Errorf("--limit %d: 1 to %d", f.Limit, admin.MaxLimit)}
+			if err := checkLimit(f.Limit); err != nil {
+				return err
 			}
 			if isDump && a.asJSON {
 				return usageError{errors.New("--sht-dump and --json exclude each other")}
@@ -114,7 +114,7 @@ STOPS is what a ban stops: "all" drops whatever comes from the address, unread; 
 	}
 	banFilterFlags(c, &f)
 	c.Flags().StringVar(&f.Key, "key", "", "only those with this `text` in their key")
-	c.Flags().IntVar(&f.Limit, "limit", admin.DefaultLimit, "at most `so many`")
+	limitFlag(c, &f.Limit)
 	c.Flags().BoolVar(&isDump, "sht-dump", false, "print what the sht_dump of Kamailio's tables ipban and auth would")
 	return c
 }
@@ -163,19 +163,37 @@ func notBanned(key string) error {
 // keyOf reads a key as people write it, which may be what a log line shows: with a
 // port, or a URI.
 func keyOf(text string) (string, error) {
-	for _, scheme := range []string{"sip:", "sips:"} {
-		if rest, ok := strings.CutPrefix(text, scheme); ok && strings.Contains(rest, "@") {
-			text = rest
-		}
-	}
-	if a, err := netip.ParseAddrPort(text); err == nil {
-		text = a.Addr().String()
+	text = withoutScheme(text)
+	if a, err := addressOf(text); err == nil {
+		text = a.String()
 	}
 	key, err := proxy.BanKey(text)
 	if err != nil {
 		return "", usageError{fmt.Errorf("%q: %w", text, err)}
 	}
 	return key, nil
+}
+
+// addressOf reads an address as people write it, which may be what a log line
+// shows: with a port, or in brackets.
+func addressOf(text string) (netip.Addr, error) {
+	if a, err := netip.ParseAddrPort(text); err == nil {
+		return a.Addr(), nil
+	}
+	if inner, ok := strings.CutPrefix(text, "["); ok {
+		text = strings.TrimSuffix(inner, "]")
+	}
+	return netip.ParseAddr(text)
+}
+
+// withoutScheme is the user@host of a URI, or the text as it is.
+func withoutScheme(text string) string {
+	for _, scheme := range []string{"sip:", "sips:"} {
+		if rest, ok := strings.CutPrefix(text, scheme); ok && strings.Contains(rest, "@") {
+			return rest
+		}
+	}
+	return text
 }
 
 // banKeys completes the key of a ban.
@@ -357,10 +375,6 @@ func newBansStats(a *asking) *cobra.Command {
 }
 
 func writeBans(out io.Writer, l admin.BanList, now time.Time) {
-	if len(l.Bans) == 0 {
-		fmt.Fprintln(out, "no bans")
-		return
-	}
 	p := palette(out)
 	rows := [][]string{{"KEY", "RULE", "STOPS", "BECAUSE", "SINCE", "ENDS", "DROPS", "LAST", "KERNEL", "BY"}}
 	for _, b := range l.Bans {
@@ -369,10 +383,7 @@ func writeBans(out io.Writer, l admin.BanList, now time.Time) {
 			strconv.FormatUint(b.Drops, 10), ago(b.LastDrop, now), dash(visible(b.Kernel)), dash(visible(b.By)),
 		})
 	}
-	writeTable(out, p, rows, tint{2, p.ofBan})
-	if l.More {
-		fmt.Fprintf(out, "only the first %d: narrow it down, or raise --limit (at most %d)\n", len(l.Bans), admin.MaxLimit)
-	}
+	writeListing(out, p, "bans", rows, l.More, tint{2, p.ofBan})
 }
 
 // stops is what a ban stops, in a word.

@@ -46,8 +46,8 @@ func newCallsList(a *asking) *cobra.Command {
 			if f.Mode = strings.ToUpper(f.Mode); !slices.Contains([]string{"", "R", "P", "N"}, f.Mode) {
 				return usageError{fmt.Errorf("--mode %s: R, P or N", f.Mode)}
 			}
-			if f.Limit < 1 || f.Limit > admin.MaxLimit {
-				return usageError{fmt.Errorf("--limit %d: 1 to %d", f.Limit, admin.MaxLimit)}
+			if err := checkLimit(f.Limit); err != nil {
+				return err
 			}
 			return shows(c, a, func(ctx context.Context, client *admin.Client) (admin.CallList, error) { return client.Calls(ctx, f) },
 				func(out io.Writer, l admin.CallList) { writeCalls(out, l, time.Now()) })
@@ -55,11 +55,10 @@ func newCallsList(a *asking) *cobra.Command {
 	}
 	c.Flags().StringVar(&f.CallID, "call-id", "", "only those with this `Call-ID`")
 	c.Flags().StringVar(&f.Party, "party", "", "only those with this `text` in From or To")
-	c.Flags().StringVar(&f.Backend, "backend", "", "only those on the backend of this `name`")
+	backendFlag(c, a, &f.Backend)
 	c.Flags().StringVar(&f.Mode, "mode", "", "only those of this `mode`: R (session timer), P (probed) or N (neither)")
-	c.Flags().IntVar(&f.Limit, "limit", admin.DefaultLimit, "at most `so many`")
-	_ = c.RegisterFlagCompletionFunc("backend", a.completes(backendNames)) // only fails for a flag that does not exist
-	_ = c.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"R", "P", "N"}, cobra.ShellCompDirectiveNoFileComp))
+	limitFlag(c, &f.Limit)
+	_ = c.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"R", "P", "N"}, cobra.ShellCompDirectiveNoFileComp)) // only fails for a flag that does not exist
 	return c
 }
 
@@ -145,10 +144,6 @@ func findCall(ctx context.Context, c *admin.Client, name string) (proxy.CallInfo
 }
 
 func writeCalls(out io.Writer, l admin.CallList, now time.Time) {
-	if len(l.Calls) == 0 {
-		fmt.Fprintln(out, "no calls")
-		return
-	}
 	p := palette(out)
 	rows := [][]string{{"ID", "STATE", "MODE", "AGE", "FROM", "TO", "BACKEND", "PROBE", "ENDS", "BY", "CALL-ID"}}
 	for _, c := range l.Calls {
@@ -158,10 +153,7 @@ func writeCalls(out io.Writer, l admin.CallList, now time.Time) {
 			until(c.NextProbe, now), until(c.Ends, now), dash(visible(c.EndsBy)), cut(visible(c.CallID), widestCallID),
 		})
 	}
-	writeTable(out, p, rows, tint{1, p.ofCall})
-	if l.More {
-		fmt.Fprintf(out, "only the first %d: narrow it down, or raise --limit (at most %d)\n", len(l.Calls), admin.MaxLimit)
-	}
+	writeListing(out, p, "calls", rows, l.More, tint{1, p.ofCall})
 }
 
 // ofCall is the colour of a call's state.
@@ -186,11 +178,7 @@ func writeCall(out io.Writer, c proxy.CallInfo, now time.Time) {
 		head += ", mode " + visible(c.Mode)
 	}
 	fmt.Fprintln(out, paint(head, p.ofCall(c.State)))
-	if c.Why != "" {
-		for line := range strings.SplitSeq(c.Why, "\n") {
-			fmt.Fprintln(out, visible(line))
-		}
-	}
+	writeLines(out, c.Why)
 	fmt.Fprintln(out)
 	rows := [][2]string{
 		{"Call-ID", c.CallID}, {"From", c.From}, {"To", c.To}, {"Request-URI", c.RURI}, {"came from", c.Source},

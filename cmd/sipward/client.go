@@ -71,6 +71,37 @@ func (a *asking) flags(c *cobra.Command) {
 	_ = c.MarkFlagFilename("config", "yaml", "yml") // only fails for a flag that does not exist
 }
 
+// limitFlag is the flag that bounds a listing.
+func limitFlag(c *cobra.Command, limit *int) {
+	c.Flags().IntVar(limit, "limit", admin.DefaultLimit, "at most `so many`")
+}
+
+func checkLimit(limit int) error {
+	if limit < 1 || limit > admin.MaxLimit {
+		return usageError{fmt.Errorf("--limit %d: 1 to %d", limit, admin.MaxLimit)}
+	}
+	return nil
+}
+
+// writeListing writes the table of what an edge has many of, or that there is none. more: its limit left some out.
+func writeListing(out io.Writer, p colors, what string, rows [][]string, more bool, tints ...tint) {
+	n := len(rows) - 1 // without the head
+	if n == 0 {
+		fmt.Fprintln(out, "no "+what)
+		return
+	}
+	writeTable(out, p, rows, tints...)
+	if more {
+		fmt.Fprintf(out, "only the first %d: narrow it down, or raise --limit (at most %d)\n", n, admin.MaxLimit)
+	}
+}
+
+// backendFlag is the flag that narrows a listing down to a backend.
+func backendFlag(c *cobra.Command, a *asking, name *string) {
+	c.Flags().StringVar(name, "backend", "", "only those on the backend of this `name`")
+	_ = c.RegisterFlagCompletionFunc("backend", a.completes(backendNames)) // only fails for a flag that does not exist
+}
+
 // client is for the edge that the flags mean.
 func (a *asking) client() (*admin.Client, error) {
 	path := admin.DefaultPath

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,9 +45,7 @@ The exit code is 0 whatever the answer; in --json the verdict is passes, dropped
 func writeExplanation(out io.Writer, x proxy.Explanation, now time.Time) {
 	p := palette(out)
 	fmt.Fprintln(out, paint(visible(x.Key)+": "+visible(x.Verdict), p.ofVerdict(x.Verdict)))
-	for line := range strings.SplitSeq(x.Why, "\n") {
-		fmt.Fprintln(out, visible(line))
-	}
+	writeLines(out, x.Why)
 	fmt.Fprintln(out)
 	trusted := "no"
 	if x.Trusted != "" {

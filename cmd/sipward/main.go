@@ -87,7 +87,7 @@ Exit codes: 0 all went well, 1 it failed while running, 2 bad configuration or u
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.DisableDefaultCmd = true // ours says which shells
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newCalls(), newBackends(), newBans(), newExplain(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newProxy(), newCheck(), newInit(), newDemo(), newCalls(), newBackends(), newBans(), newRegistrations(), newExplain(), newVersion(), newCompletion())
 	return root
 }
 

@@ -86,6 +86,16 @@ func writeTable(out io.Writer, p colors, rows [][]string, tints ...tint) {
 	}
 }
 
+// writeLines writes the lines of a text that may be from the network; none of an empty one.
+func writeLines(out io.Writer, text string) {
+	if text == "" {
+		return
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		fmt.Fprintln(out, visible(line))
+	}
+}
+
 // writePairs writes names and what they stand for. The latter may be from the network; what is empty has a dash.
 func writePairs(out io.Writer, p colors, rows [][2]string) {
 	wide := 0

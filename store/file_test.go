@@ -34,7 +34,7 @@ func closes(t testing.TB, f *File) {
 	}
 }
 
-// content is what the file holds, as "1=a 2=b".
+// content is the calls that the file holds, as "1=a 2=b".
 func content(t testing.TB, f *File) string {
 	t.Helper()
 	var all []string
@@ -241,6 +241,53 @@ func TestWhatWaitsIsBounded(t *testing.T) {
 		t.Errorf("counted %d bytes of %d", f.bytes, want)
 	}
 	closes(t, f)
+}
+
+// TestKindsDoNotMeet: each kind has its own ids.
+func TestKindsDoNotMeet(t *testing.T) {
+	p := path(t)
+	f := open(t, p)
+	f.Put(Calls, 1, []byte("call"))
+	f.Put(Bindings, 1, []byte("phone"))
+	f.Put(Bindings, 2, []byte("other"))
+	f.Delete(Calls, 2)
+	closes(t, f)
+	f = open(t, p)
+	defer closes(t, f)
+	if got := content(t, f); got != "1=call" {
+		t.Errorf("the calls are %q", got)
+	}
+	var phones []string
+	if err := f.Each(Bindings, func(id uint64, state []byte) { phones = append(phones, fmt.Sprintf("%d=%s", id, state)) }); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(phones, " "); got != "1=phone 2=other" {
+		t.Errorf("the bindings are %q", got)
+	}
+}
+
+// TestFileOfBeforeTheBindings: it goes on, with its calls and its secret.
+func TestFileOfBeforeTheBindings(t *testing.T) {
+	p := path(t)
+	f := open(t, p)
+	f.Put(Calls, 1, []byte("a"))
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.db.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket(buckets[Bindings]) }); err != nil {
+		t.Fatal(err)
+	}
+	secret := bytes.Clone(f.Secret())
+	closes(t, f)
+	f = open(t, p)
+	defer closes(t, f)
+	f.Put(Bindings, 7, []byte("phone"))
+	if err := f.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, f); got != "1=a" || !bytes.Equal(f.Secret(), secret) {
+		t.Errorf("the calls are %q, the secret %x, before %x", got, f.Secret(), secret)
+	}
 }
 
 // BenchmarkBatch is one write of 250 new calls and 250 that are over.

@@ -183,6 +183,11 @@ func (l *lab) newPeerAt(name, at string) *peer {
 // sends hands a message of this peer to the edge. Lines may end with LF alone.
 func (p *peer) sends(text string) { p.sendsAfter(text, 0) }
 
+// sendsRaw hands over bytes as they are.
+func (p *peer) sendsRaw(b []byte) {
+	p.lab.e.Receive(&transport.Packet{Flow: p.lab.e.net.Listeners()[0].FlowTo(p.addr), Data: b})
+}
+
 // sendsAfter is sends of a datagram that waited in the kernel's queue.
 func (p *peer) sendsAfter(text string, waited time.Duration) {
 	p.lab.Helper()
@@ -374,8 +379,11 @@ func (l *lab) plain(b []byte) string {
 		}
 		return v
 	})
-	s = regexp.MustCompile(`sips?:([A-Za-z0-9_-]{20,60})@`).ReplaceAllStringFunc(s, func(v string) string {
+	s = regexp.MustCompile(`sips?:(sw-[A-Za-z0-9_-]{20,250})@`).ReplaceAllStringFunc(s, func(v string) string {
 		scheme, user, _ := strings.Cut(strings.TrimSuffix(v, "@"), ":")
+		if t, ok := l.e.tokens.parseFlow([]byte(user)); ok {
+			return strings.TrimSuffix(fmt.Sprintf("%s:<flow %s %s", scheme, t.flow.Remote, t.contact), " ") + ">@"
+		}
 		if t, ok := l.e.tokens.parse([]byte(user)); ok {
 			return fmt.Sprintf("%s:<token %s>@", scheme, [...]string{"", "outer", "inner"}[t.face])
 		}

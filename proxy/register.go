@@ -219,7 +219,7 @@ func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
 		text = append(append(text, ";transport="...), by.proto.Param()...)
 	}
 	text = append(text, ";lr"...)
-	if !hasLowerVia(m) {
+	if !hasLowerVia(m) && m.First(wire.KindPath) < 0 {
 		text = append(text, ";ob"...)
 	}
 	w.edit.End(append(text, ">\r\n"...))

@@ -1,0 +1,192 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// A mobile is a phone on a TCP connection of its own to listener 1.
+type mobile struct {
+	*wireEnd
+	l    *lab
+	pbx  *peer
+	id   string
+	cseq int
+}
+
+func (l *lab) mobile(pbx *peer) *mobile {
+	callNumber++
+	return &mobile{wireEnd: l.dial(1), l: l, pbx: pbx, id: fmt.Sprintf("mobile-%d", callNumber)}
+}
+
+// reconnects opens another connection; the old one stays as it is.
+func (m *mobile) reconnects() (old net.Conn) {
+	old = m.conn
+	m.wireEnd = m.l.dial(1)
+	return old
+}
+
+// registers returns the Contact that the registrar keeps.
+func (m *mobile) registers(more string) string {
+	m.l.Helper()
+	m.cseq++
+	m.sends(fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/TCP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:alice@example.org>;tag=a\nTo: <sip:alice@example.org>\nCall-ID: %s\nCSeq: %d REGISTER\nContact: <sip:alice@%s;transport=tcp>;expires=600%s\nContent-Length: 0\n\n",
+		m.conn.LocalAddr(), m.id, m.cseq, m.id, m.cseq, m.conn.LocalAddr(), more))
+	asked := m.pbx.get("REGISTER")
+	m.l.sendUDP(m.pbx, response(asked, 200, "r", keeps(asked)...))
+	m.get("200 REGISTER")
+	return uriIn(asked, wire.KindContact)
+}
+
+// called has the backend call, and returns the answer to it that is no 100.
+func (l *lab) called(pbx *peer, uri string) (status string, took time.Duration) {
+	l.Helper()
+	began := time.Now()
+	c := pbx.callsTo(uri, "")
+	l.sendUDP(pbx, c.text("INVITE"))
+	for {
+		m := pbx.getsWithin(5000)
+		if m == nil {
+			l.Fatalf("no answer to a call to %s", uri)
+		}
+		if m.Status != 100 {
+			c.to = string(m.Bytes(m.To.Tag))
+			l.sendUDP(pbx, c.text("ACK"))
+			return title(m), time.Since(began)
+		}
+	}
+}
+
+const instance = `;+sip.instance="<urn:uuid:1>"`
+
+// TestCallToAClosedConnectionFailsAtOnce: however the connection ended, the PBX hears 430
+// while the caller still listens, and the phone is found again on its next one.
+func TestCallToAClosedConnectionFailsAtOnce(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		ends func(net.Conn) error
+	}{
+		{"FIN", func(c net.Conn) error { return c.Close() }},
+		{"RST", func(c net.Conn) error {
+			_ = c.(*net.TCPConn).SetLinger(0)
+			return c.Close()
+		}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			pbx := (&lab{TB: t}).newPeer("PBX1")
+			l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
+			pbx.lab = l
+			m := l.mobile(pbx)
+			before := m.registers(instance)
+			if strings.Contains(before, "transport=tcp") {
+				t.Errorf("the registrar is led to a connection: %s", before)
+			}
+			if err := x.ends(m.conn); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if got, took := l.called(pbx, before); got != "430 INVITE" || took > time.Second {
+					t.Errorf("%s after %s", got, took)
+				}
+			}
+			if got := l.lines("[TCP:CLOSED] tcp connection closed conid="); len(got) != 1 || !strings.Contains(got[0], "alice@example.org") {
+				t.Errorf("%q", got)
+			}
+			m.reconnects()
+			now := m.registers(instance)
+			for _, uri := range []string{now, before} { // the registrar may not have noticed yet
+				c := pbx.callsTo(uri, "")
+				l.sendUDP(pbx, c.text("INVITE"))
+				pbx.get("100 INVITE")
+				m.sends(response(m.get("INVITE"), 486, "p"))
+				pbx.get("486 INVITE")
+				m.get("ACK")
+			}
+		})
+	}
+}
+
+// TestNewerConnectionWins: the end of the old one comes late, and harms nobody.
+func TestNewerConnectionWins(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+		mode("contact", false)(c)
+		c.Registration.ClosedGrace = config.Duration(20 * time.Millisecond)
+	})
+	pbx.lab = l
+	m := l.mobile(pbx)
+	before := m.registers(instance)
+	old := m.reconnects()
+	now := m.registers(instance)
+	if before == now {
+		t.Fatal("the registrar keeps the old flow")
+	}
+	id := l.e.Registrations(RegistrationFilter{})[0].Connection
+	_ = old.Close()
+	gone := func() bool { // the edge has seen the end of it
+		for _, c := range []uint64{id - 1, id} {
+			if l.e.net.ConnByID(c) == nil {
+				return true
+			}
+		}
+		return false
+	}
+	for deadline := time.Now().Add(5 * time.Second); !gone() && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	for _, uri := range []string{now, before} {
+		c := pbx.callsTo(uri, "")
+		l.sendUDP(pbx, c.text("INVITE"))
+		pbx.get("100 INVITE")
+		m.sends(response(m.get("INVITE"), 486, "p"))
+		pbx.get("486 INVITE")
+		m.get("ACK")
+	}
+	if x := l.e.Registrations(RegistrationFilter{}); len(x) != 1 || x[0].State != "registered" {
+		t.Errorf("%+v", x)
+	}
+	if got := l.lines("[TCP:CLOSED]"); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestDialogFollowsThePhone: in a call that runs, requests of the PBX go to the connection
+// that the phone has registered over since.
+func TestDialogFollowsThePhone(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
+	pbx.lab = l
+	m := l.mobile(pbx)
+	uri := m.registers(instance)
+	c := pbx.callsTo(uri, "")
+	l.sendUDP(pbx, c.text("INVITE"))
+	pbx.get("100 INVITE")
+	m.sends(response(m.get("INVITE"), 200, "p", "Contact: <sip:alice@192.168.1.20:40000;transport=tcp>\r\n"))
+	ok := pbx.get("200 INVITE")
+	c.to, c.uri, c.route = "p", uriIn(ok, wire.KindContact), routeOf(ok)
+	l.sendUDP(pbx, c.text("ACK"))
+	m.get("ACK")
+	_ = m.reconnects().Close()
+	m.registers(instance)
+	c.cseq++
+	l.sendUDP(pbx, c.text("INFO"))
+	m.sends(response(m.get("INFO"), 200, ""))
+	pbx.get("200 INFO")
+
+	// With nowhere to go the request fails at once, and the call goes on.
+	_ = m.conn.Close()
+	c.cseq++
+	l.sendUDP(pbx, c.text("INFO"))
+	if got := title(pbx.getsWithin(5000)); got != "430 INFO" {
+		t.Errorf("%s", got)
+	}
+	if n := len(l.e.Calls(CallFilter{})); n != 1 {
+		t.Errorf("%d calls", n)
+	}
+}

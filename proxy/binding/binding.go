@@ -56,7 +56,7 @@ type Binding struct {
 const (
 	MaxAoR      = 256
 	MaxContact  = 512 // also of Shown
-	MaxUA       = 128
+	MaxUA       = 128 // what is longer is cut
 	MaxInstance = 128
 	MaxCallID   = 256
 )
@@ -69,7 +69,7 @@ const (
 	Added     Outcome = iota
 	Refreshed         // over the same flow
 	Moved             // refreshed over another flow
-	Full              // no room, or one of its texts is too long
+	Full              // no room, or a text that is too long
 	Old               // of a REGISTER that is not newer than the one known
 )
 

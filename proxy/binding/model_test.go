@@ -69,7 +69,8 @@ func (m *model) of(aor string) []*modelled {
 }
 
 func (m *model) learn(b Binding, now time.Duration) Outcome {
-	if b.ID == 0 || len(b.UA) > MaxUA {
+	b.UA = b.UA[:min(len(b.UA), MaxUA)]
+	if b.ID == 0 || len(b.CallID) > MaxCallID {
 		return Full
 	}
 	x := m.all[b.ID]
@@ -239,6 +240,9 @@ func likeTheModel(t *testing.T, seed uint64) {
 			b.UA = strings.Repeat("u", rnd.IntN(MaxUA+3))
 			if rnd.IntN(3) > 0 {
 				b.CallID = fmt.Sprint(rnd.Int())
+			}
+			if rnd.IntN(50) == 0 {
+				b.CallID = strings.Repeat("c", MaxCallID+rnd.IntN(2))
 			}
 			b.Expires = l.now() + time.Duration(rnd.IntN(90))*time.Second + 5*time.Millisecond
 			return b

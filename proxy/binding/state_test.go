@@ -94,6 +94,15 @@ func TestRestores(t *testing.T) {
 		if fmt.Sprint(l.gone) != "[1 expired]" || l.Len() != 1 {
 			t.Errorf("gone: %v; %d left", l.gone, l.Len())
 		}
+		for i := range ID(3) { // in the order of a file, not of their REGISTERs
+			b := state(50+i, udp(int(i)))
+			b.AoR, b.Backend = "order@example.com", uint32(i)
+			b.Refreshed = []time.Duration{-3 * time.Second, -time.Second, -2 * time.Second}[i]
+			restore(b, true)
+		}
+		if node, ok := l.Node([]byte("order@example.com")); !ok || node != 1 {
+			t.Errorf("node %d %v, want that of the last REGISTER", node, ok)
+		}
 		for i := ID(0); i < perAoR+1; i++ {
 			b := state(100+i, udp(int(i)))
 			b.AoR, b.Expires = "one@example.com", time.Hour
@@ -176,7 +185,7 @@ func TestDamagedStates(t *testing.T) {
 // FuzzRestore: no bytes make it panic, and what it takes is whole and bounded.
 func FuzzRestore(f *testing.F) {
 	for _, b := range samples() {
-		state := appendState(nil, &b, []Flow{tcp(1), udp(2), tcp(3), b.Flow}, wall)
+		state := appendState(nil, &b, []Flow{tcp(1), udp(2), tcp(1), b.Flow}, wall)
 		f.Add(state[:len(state)-crcBytes])
 	}
 	f.Add([]byte{})
@@ -202,6 +211,11 @@ func FuzzRestore(f *testing.F) {
 		}
 		// Written and read again it is the same, but for what is below a microsecond.
 		_, past, _ := table.trace(b.ID)
+		for i, f := range past {
+			if f == b.Flow || slices.Contains(past[:i], f) {
+				t.Fatalf("on %v, before on %v", b.Flow, past)
+			}
+		}
 		again, pastAgain, ok := parseState(appendState(nil, &b, past, func(d time.Duration) time.Time { return someDay.Add(d - now) }), at, now)
 		again.Closed, again.Former = b.Closed, b.Former
 		if !isNear(again.Expires, b.Expires) || !isNear(again.Since, b.Since) || !isNear(again.Refreshed, b.Refreshed) {

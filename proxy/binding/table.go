@@ -69,8 +69,9 @@ func NewTable(o Options) *Table {
 }
 
 // Learn takes in a binding that a registrar has granted, and returns what is known of it then: after Moved, Former is
-// the flow that it has just left. Old leaves everything as it was, as does Full.
+// the flow that it has just left. Old leaves everything as it was, as does Full. A long UA is cut: only people read it.
 func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) {
+	b.UA = b.UA[:min(len(b.UA), MaxUA)]
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if b.ID == 0 || !b.fits() {
@@ -150,7 +151,6 @@ func (t *Table) refreshLocked(r *record, b *Binding, now time.Duration) {
 		to.join(r)
 		r.remember(from, now)
 		t.pingLocked(from, now)
-		t.tidyLocked(from)
 	}
 	t.settleLocked(r, now)
 	t.markLocked(r.id)

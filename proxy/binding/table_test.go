@@ -61,6 +61,27 @@ func TestExpires(t *testing.T) {
 	})
 }
 
+// TestExpiryThatCrossesARefresh: the wheel may be about to tell of a time that was put off, or of what is gone.
+func TestExpiryThatCrossesARefresh(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, l *lab) {
+		l.Configure(20*time.Second, 5*time.Second)
+		l.learn(l.phone(1, udp(1), 1), Added)
+		r := l.findLocked(1)
+		f := r.at
+		r.Expire(&r.Timer, l.now())
+		f.Expire(&f.Timer, f.pingAt-1)
+		if l.Len() != 1 || len(l.pings) != 0 {
+			t.Errorf("%d left, %d pings", l.Len(), len(l.pings))
+		}
+		l.Remove(1)
+		r.Expire(&r.Timer, l.now()+time.Hour)
+		f.Expire(&f.Timer, l.now()+time.Hour)
+		if len(l.gone)+len(l.pings)+l.Wheel.Len() != 0 {
+			t.Errorf("gone: %v, %d pings, %d timers", l.gone, len(l.pings), l.Wheel.Len())
+		}
+	})
+}
+
 // TestClosedConnection: spec, a newer registration over a newer connection wins, whenever the close arrives.
 func TestClosedConnection(t *testing.T) {
 	for _, test := range []struct {
@@ -292,7 +313,6 @@ func TestBounds(t *testing.T) {
 			long(func(b *Binding) { b.AoR = strings.Repeat("a", MaxAoR+1) })
 			long(func(b *Binding) { b.Contact = strings.Repeat("a", MaxContact+1) })
 			long(func(b *Binding) { b.Shown = strings.Repeat("a", MaxContact+1) })
-			long(func(b *Binding) { b.UA = strings.Repeat("a", MaxUA+1) })
 			long(func(b *Binding) { b.Instance = strings.Repeat("a", MaxInstance+1) })
 			long(func(b *Binding) { b.CallID = strings.Repeat("a", MaxCallID+1) })
 			long(func(b *Binding) { b.ID = 0 })
@@ -301,7 +321,8 @@ func TestBounds(t *testing.T) {
 		b := l.phone(1, udp(1), 2)
 		b.AoR, b.Contact, b.Shown = strings.Repeat("a", MaxAoR), strings.Repeat("b", MaxContact), strings.Repeat("c", MaxContact)
 		b.UA, b.Instance, b.CallID = strings.Repeat("d", MaxUA), strings.Repeat("e", MaxInstance), strings.Repeat("f", MaxCallID)
-		if got := l.learn(b, Refreshed); got.Contact != b.Contact || got.Shown != b.Shown || got.CallID != b.CallID || got.AoR != b.AoR {
+		b.UA += "and more"
+		if got := l.learn(b, Refreshed); got.UA != b.UA[:MaxUA] || got.Contact != b.Contact || got.Shown != b.Shown || got.CallID != b.CallID || got.AoR != b.AoR {
 			t.Errorf("got %+v", got)
 		}
 		// One more than an AoR may have: the one that was refreshed first makes room.
@@ -328,7 +349,7 @@ func TestBounds(t *testing.T) {
 		}
 		l.learn(l.phone(300, udp(300), 1), Full)
 		l.learn(l.phone(1, udp(1), 3), Refreshed)
-		if _, _, _, _, _, refused := l.Stats(); refused != 14+1+1 {
+		if _, _, _, _, _, refused := l.Stats(); refused != 12+1+1 {
 			t.Errorf("%d refused", refused)
 		}
 		if len(l.gone) != 0 {

@@ -142,7 +142,7 @@ func (c natCall) hears(p *siptest.Party, method string, n int) {
 // talk has both sides ask for something inside the call, INVITEs among it.
 func (c natCall) talk() {
 	c.t.Helper()
-	acks := map[*siptest.Party]int{c.callee: 1}
+	acks := map[*siptest.Party]int{c.caller: len(c.caller.Heard("ACK")), c.callee: len(c.callee.Heard("ACK"))}
 	for _, p := range []*siptest.Party{c.caller, c.callee, c.callee, c.caller} {
 		q := c.caller
 		if p == q {
@@ -388,8 +388,8 @@ func (h *natHome) movedTo(first, second netip.AddrPort) {
 	}
 }
 
-// TestCallFollowsTheMapping: a call is up while its mappings close. What a phone asks from its next mapping goes
-// through, and the other side reaches it there: after a request inside the call, and after a REGISTER alone.
+// TestCallFollowsTheMapping: a call is up while the mapping of the called phone closes; the caller holds its own open.
+// A re-INVITE from the next mapping goes through, and from then on the caller reaches it there.
 func TestCallFollowsTheMapping(t *testing.T) {
 	t.Parallel()
 	for _, w := range []natWay{
@@ -401,13 +401,44 @@ func TestCallFollowsTheMapping(t *testing.T) {
 			h, _ := newNATHome(t, w)
 			h.register(h.alice)
 			h.register(h.bob)
+			first := [2]netip.AddrPort{h.alice.Mapped(), h.bob.Mapped()}
 			c := h.call(h.alice, h.bob)
-			silence(t)
-			h.register(h.bob)
-			c.asks(c.caller, "INFO") // to where Bob has registered, from where nobody has heard Alice
-			c.asks(c.callee, "INFO")
+			h.keepsItself(h.alice)
+			c.asks(c.callee, "INVITE")
+			c.hears(c.caller, "ACK", 1)
+			c.asks(c.caller, "INFO")
 			c.talk()
-			c.hangUp(false)
+			c.hangUp(true)
+			h.register(h.alice)
+			h.register(h.bob)
+			if h.alice.Mapped() != first[0] || h.bob.Mapped() == first[1] {
+				t.Errorf("mappings %s became %s and %s", first, h.alice.Mapped(), h.bob.Mapped())
+			}
+			if n := h.strays(t, 1); n != 0 {
+				t.Errorf("%d datagrams went to the closed mapping", n)
+			}
 		})
+	}
+}
+
+// keepsItself is a silence of all but one phone, which asks for its address all the while, as phones do.
+func (h *natHome) keepsItself(p *siptest.Handset) {
+	h.t.Helper()
+	quiet := within(h.t, mappingLife+1500*time.Millisecond)
+	tick := time.NewTicker(mappingLife / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-quiet.Done():
+			return
+		case <-tick.C:
+		}
+		at, err := p.STUN(within(h.t, soon))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if at != p.Mapped() {
+			h.t.Errorf("%s was told %s by STUN and %s by rport", p.AoR(), at, p.Mapped())
+		}
 	}
 }

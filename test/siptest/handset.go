@@ -1,7 +1,9 @@
 package siptest
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -36,6 +38,7 @@ type Handset struct {
 	rung    []*Party                 // calls that came, in their order
 	pings   int
 	mapped  netip.AddrPort
+	stun    []byte // the last answer
 	wrong   []string
 	closed  bool
 }
@@ -150,6 +153,42 @@ func (h *Handset) AwaitPings(ctx context.Context, more int) error {
 	return h.until(ctx, fmt.Sprintf("%d pings", more), func() bool { return h.pings >= enough })
 }
 
+// STUN asks over UDP for its address (RFC 5389), as phones do to hold a mapping open (RFC 5626 3.5.2).
+func (h *Handset) STUN(ctx context.Context) (netip.AddrPort, error) {
+	id := []byte(Unique("s"))[:12]
+	h.mu.Lock()
+	h.stun = nil
+	h.mu.Unlock()
+	if err := h.raw.Send(append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, id...)); err != nil {
+		return netip.AddrPort{}, err
+	}
+	var at netip.AddrPort
+	err := h.until(ctx, "a STUN response", func() bool {
+		at = xorMapped(h.stun, id)
+		return at.IsValid()
+	})
+	return at, err
+}
+
+// xorMapped reads the IPv4 address of a STUN response to the request with that transaction ID.
+func xorMapped(m, id []byte) netip.AddrPort {
+	const header = 20
+	if len(m) < header || m[0] != 1 || m[1] != 1 || !bytes.Equal(m[8:header], id) {
+		return netip.AddrPort{}
+	}
+	for rest := m[header:]; len(rest) >= 12; {
+		size := int(binary.BigEndian.Uint16(rest[2:]))
+		if binary.BigEndian.Uint16(rest) == 0x20 && size == 8 {
+			port := binary.BigEndian.Uint16(rest[6:]) ^ 0x2112
+			var a [4]byte
+			binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(rest[8:])^0x2112a442)
+			return netip.AddrPortFrom(netip.AddrFrom4(a), port)
+		}
+		rest = rest[min(4+(size+3)/4*4, len(rest)):]
+	}
+	return netip.AddrPort{}
+}
+
 // Wrong is everything that came, to it and its calls, and should not have.
 func (h *Handset) Wrong() []string {
 	h.mu.Lock()
@@ -184,10 +223,15 @@ func (h *Handset) partyLocked() *Party { return newParty(h.raw, PartyOptions{Nam
 func (h *Handset) take(m *Message) {
 	h.mu.Lock()
 	var p *Party
-	if len(m.Data) < 5 { // RFC 5626 3.5.1; over UDP it has no answer
+	switch {
+	case len(m.Data) < 5: // RFC 5626 3.5.1; over UDP it has no answer
 		h.pings++
-	} else if p = h.calls[m.CallID()]; p == nil {
-		p = h.outsideCallLocked(m)
+	case m.Data[0] < 4: // RFC 5389 6
+		h.stun = m.Data
+	default:
+		if p = h.calls[m.CallID()]; p == nil {
+			p = h.outsideCallLocked(m)
+		}
 	}
 	close(h.changed)
 	h.changed = make(chan struct{})

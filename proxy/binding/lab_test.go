@@ -3,6 +3,9 @@ package binding
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,9 +17,11 @@ import (
 // lab is a table with a running wheel, in a bubble.
 type lab struct {
 	*Table
-	t     *testing.T
-	gone  []string // "3 expired"
-	pings []Binding
+	t *testing.T
+
+	mu     sync.Mutex // guards what the wheel's goroutine notes
+	gone   []string   // "3 expired"
+	pinged []Binding
 }
 
 func bubble(t *testing.T, o Options, f func(t *testing.T, l *lab)) {
@@ -35,11 +40,38 @@ func (l *lab) another(o Options) *Table {
 	if o.Capacity == 0 {
 		o.Capacity = 1000
 	}
-	o.Ping = func(b Binding, _ time.Duration) { l.pings = append(l.pings, b) }
-	o.Gone = func(b Binding, why Reason, _ time.Duration) { l.gone = append(l.gone, fmt.Sprintf("%d %s", b.ID, why)) }
+	o.Ping = func(b Binding, _ time.Duration) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.pinged = append(l.pinged, b)
+	}
+	o.Gone = func(b Binding, why Reason, _ time.Duration) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.gone = append(l.gone, fmt.Sprintf("%d %s", b.ID, why))
+	}
 	t := NewTable(o)
 	t.Configure(0, 5*time.Second)
 	return t
+}
+
+// ended is what has gone since the last time, sorted.
+func (l *lab) ended() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	gone := l.gone
+	l.gone = nil
+	slices.Sort(gone)
+	return strings.Join(gone, ", ")
+}
+
+// pings are those since the last time.
+func (l *lab) pings() []Binding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.pinged
+	l.pinged = nil
+	return all
 }
 
 func (l *lab) now() time.Duration { return l.Wheel.Now() }

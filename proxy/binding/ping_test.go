@@ -18,9 +18,7 @@ func TestPings(t *testing.T) {
 		l.Configure(20*time.Second, 5*time.Second)
 		sent := func() int {
 			sleep(20 * time.Second)
-			n := len(l.pings)
-			l.pings = nil
-			return n
+			return len(l.pings())
 		}
 		expect := func(want int, when string) {
 			t.Helper()
@@ -53,7 +51,7 @@ func TestPings(t *testing.T) {
 		l.Configure(10*time.Second, 5*time.Second)
 		expect(2, "pings again")
 		sleep(time.Hour)
-		l.pings = nil
+		l.pings()
 		expect(0, "nobody is left")
 		if l.Wheel.Len() != 0 {
 			t.Errorf("%d timers left", l.Wheel.Len())
@@ -80,10 +78,12 @@ func TestPongs(t *testing.T) {
 		}
 		l.Pong(b.ID, l.now()) // nobody asked
 		check(0, 0, 0, 0)
-		for len(l.pings) == 0 {
+		var first []Binding
+		for len(first) == 0 {
 			sleep(10 * time.Millisecond)
+			first = l.pings()
 		}
-		if p := l.pings[0]; p.ID != 1<<40|1 || p.Pings != 1 {
+		if p := first[0]; p.ID != 1<<40|1 || p.Pings != 1 {
 			t.Errorf("pinged: %+v", p)
 		}
 		l.PongLow(1, udp(9).Remote, l.now()) // from somewhere else
@@ -116,16 +116,16 @@ func TestPingsAreEven(t *testing.T) {
 		t.Helper()
 		counts := make(map[time.Duration]int)
 		from := l.now()
-		l.Table.Options.Ping = nil
 		sleep(bucket)
-		total := l.count.pings
+		total, _ := l.Pinged()
 		for l.now() < from+2*interval+bucket {
-			before := l.count.pings
+			before, _ := l.Pinged()
 			sleep(bucket)
-			counts[l.now()] += int(l.count.pings - before)
+			after, _ := l.Pinged()
+			counts[l.now()] += int(after - before)
 		}
-		if got := int(l.count.pings - total); got != 2*n {
-			t.Errorf("%d pings in two intervals, want %d", got, 2*n)
+		if after, _ := l.Pinged(); int(after-total) != 2*n {
+			t.Errorf("%d pings in two intervals, want %d", after-total, 2*n)
 		}
 		mean := float64(n) * float64(bucket) / float64(interval)
 		for at, c := range counts {

@@ -3,7 +3,6 @@ package binding
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"hash/crc32"
 	"net/netip"
 	"slices"
@@ -91,8 +90,8 @@ func TestRestores(t *testing.T) {
 			t.Errorf("back: %+v", b)
 		}
 		sleep(21 * time.Second)
-		if fmt.Sprint(l.gone) != "[1 expired]" || l.Len() != 1 {
-			t.Errorf("gone: %v; %d left", l.gone, l.Len())
+		if gone := l.ended(); gone != "1 expired" || l.Len() != 1 {
+			t.Errorf("gone: %s; %d left", gone, l.Len())
 		}
 		for i := range ID(3) { // in the order of a file, not of their REGISTERs
 			b := state(50+i, udp(int(i)))

@@ -51,11 +51,11 @@ func TestExpires(t *testing.T) {
 		sleep(40 * time.Second)
 		l.learn(l.phone(2, udp(2), 2), Refreshed)
 		sleep(21 * time.Second)
-		if got := strings.Join(l.gone, ", "); got != "1 expired" || l.Len() != 1 {
+		if got := l.ended(); got != "1 expired" || l.Len() != 1 {
 			t.Errorf("gone: %s; %d left", got, l.Len())
 		}
 		sleep(40 * time.Second)
-		if got := strings.Join(l.gone, ", "); got != "1 expired, 2 expired" || l.Len() != 0 || l.Flows() != 0 || l.Wheel.Len() != 0 {
+		if got := l.ended(); got != "2 expired" || l.Len() != 0 || l.Flows() != 0 || l.Wheel.Len() != 0 {
 			t.Errorf("gone: %s; %d left on %d flows, %d timers", got, l.Len(), l.Flows(), l.Wheel.Len())
 		}
 	})
@@ -70,14 +70,14 @@ func TestExpiryThatCrossesARefresh(t *testing.T) {
 		f := r.at
 		r.Expire(&r.Timer, l.now())
 		f.Expire(&f.Timer, f.pingAt-1)
-		if l.Len() != 1 || len(l.pings) != 0 {
-			t.Errorf("%d left, %d pings", l.Len(), len(l.pings))
+		if pings := l.pings(); l.Len() != 1 || len(pings) != 0 {
+			t.Errorf("%d left, %d pings", l.Len(), len(pings))
 		}
 		l.Remove(1)
 		r.Expire(&r.Timer, l.now()+time.Hour)
 		f.Expire(&f.Timer, l.now()+time.Hour)
-		if len(l.gone)+len(l.pings)+l.Wheel.Len() != 0 {
-			t.Errorf("gone: %v, %d pings, %d timers", l.gone, len(l.pings), l.Wheel.Len())
+		if gone, pings := l.ended(), l.pings(); gone != "" || len(pings)+l.Wheel.Len() != 0 {
+			t.Errorf("gone: %s, %d pings, %d timers", gone, len(pings), l.Wheel.Len())
 		}
 	})
 }
@@ -146,8 +146,7 @@ func TestClosedConnection(t *testing.T) {
 				l.learn(l.phone(2, tcp(7), 1), Added)
 				test.do(l)
 				sleep(10 * time.Second)
-				slices.Sort(l.gone)
-				if got := strings.Join(l.gone, ", "); got != test.gone || l.Len() != test.left {
+				if got := l.ended(); got != test.gone || l.Len() != test.left {
 					t.Errorf("gone: %q, want %q; left: %d, want %d", got, test.gone, l.Len(), test.left)
 				}
 			})
@@ -294,8 +293,8 @@ func TestNodes(t *testing.T) {
 			t.Error("removed what is not there")
 		}
 		sleep(time.Minute)
-		if len(l.gone) != 0 {
-			t.Errorf("told of what was removed: %v", l.gone)
+		if gone := l.ended(); gone != "" {
+			t.Errorf("told of what was removed: %s", gone)
 		}
 	})
 }
@@ -352,8 +351,8 @@ func TestBounds(t *testing.T) {
 		if _, _, _, _, _, refused := l.Stats(); refused != 12+1+1 {
 			t.Errorf("%d refused", refused)
 		}
-		if len(l.gone) != 0 {
-			t.Errorf("gone: %v", l.gone)
+		if gone := l.ended(); gone != "" {
+			t.Errorf("gone: %s", gone)
 		}
 	})
 	bubble(t, Options{}, func(_ *testing.T, l *lab) {

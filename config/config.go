@@ -307,7 +307,7 @@ type Resolver struct {
 
 // Admin is the administration socket.
 type Admin struct {
-	Socket string `yaml:"socket" doc:"Path of the unix socket for sipward calls and sipward backends. Where the default cannot be made, it is sipward.sock in $XDG_RUNTIME_DIR." zero:"no socket" apply:"restart"`
+	Socket string `yaml:"socket" doc:"Path of the unix socket for sipward calls, registrations, backends, bans and explain. Where the default cannot be made, it is sipward.sock in $XDG_RUNTIME_DIR." zero:"no socket" apply:"restart"`
 }
 
 const second = Duration(time.Second)

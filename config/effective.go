@@ -49,11 +49,11 @@ func Effective(c *Config) []Row {
 		}
 	}
 	rows = appendRows(rows, reflect.ValueOf(c.CDR), "cdr")
-	kept := "not kept"
+	kept := "nothing"
 	if c.StateFile != "" {
-		kept = "kept in " + c.StateFile
+		kept = "calls and registrations, in " + c.StateFile
 	}
-	rows = append(rows, Row{"calls over a restart", kept, "state_file"})
+	rows = append(rows, Row{"kept over a restart", kept, "state_file"})
 	return appendRows(rows, reflect.ValueOf(c.Admin), "admin")
 }
 

@@ -93,7 +93,7 @@ func (e *Edge) answerSTUN(w *scratch, p *transport.Packet) {
 	if p.Flow.Proto() != wire.UDP || !e.snap.Load().config.Registration.STUN || !e.stunAnswers.Admit(e.wheel.Now()) {
 		return
 	}
-	b, ok := appendSTUN(w.arena, p.Data, p.Flow.Remote())
+	b, ok := appendSTUN(w.arena[:0], p.Data, p.Flow.Remote())
 	if !ok {
 		return
 	}

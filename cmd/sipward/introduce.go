@@ -28,6 +28,7 @@ func (s *session) introduce(warnings config.Problems) bool {
 	protections(op, s.config)
 	bans(op, s.config.Security)
 	callLimits(op, s.config)
+	reachable(op, s.config)
 	balancing(op, s.config)
 	socket := ""
 	if s.admin != nil {
@@ -170,6 +171,18 @@ func callLimits(op *zerolog.Logger, c *config.Config) {
 		Str("min_se", t.MinSE.D().String()).Msg("limits of every call")
 }
 
+// reachable shows how calls find registered phones.
+func reachable(op *zerolog.Logger, c *config.Config) {
+	r := c.Registration
+	e := op.Info().Str("mode", r.Mode).Str("ping", r.Ping)
+	if r.Ping != "none" {
+		e = e.Str("ping_interval", r.PingInterval.D().String())
+	}
+	e.Bool("stun", r.STUN).Str("closed_grace", r.ClosedGrace.D().String()).Int("max_bindings", c.Limits.MaxBindings).
+		Str("keepalive_idle", c.Limits.KeepaliveIdle.D().String()).Str("unacked_timeout", c.Limits.UnackedTimeout.D().String()).
+		Str("accept_rate", rate(c.Limits.AcceptRate, config.Duration(time.Second))).Msg("registered phones")
+}
+
 // balancing shows how each pool chooses, and the limits of its members.
 func balancing(op *zerolog.Logger, c *config.Config) {
 	t := c.Transaction
@@ -202,9 +215,9 @@ func outputs(op *zerolog.Logger, c *config.Config, socket string) {
 	}
 	e.Msg("call records")
 	if c.StateFile == "" {
-		op.Info().Msg("calls are not kept over a restart")
+		op.Info().Msg("calls and registrations are not kept over a restart")
 	} else {
-		op.Info().Msg("calls are kept over a restart in " + c.StateFile)
+		op.Info().Msg("calls and registrations are kept over a restart in " + c.StateFile)
 	}
 	if socket == "" {
 		socket = "off"

@@ -68,6 +68,7 @@ timers: { session_ttl: 1.5, session_update_segment: 3, no_timer_call_duration: 0
 		protections(&op, c)
 		bans(&op, c.Security)
 		callLimits(&op, c)
+		reachable(&op, c)
 		balancing(&op, c)
 		outputs(&op, c, c.Admin.Socket)
 	}

@@ -82,7 +82,7 @@ func (s *session) openAdmin() error {
 	case err == nil:
 		s.admin = server
 	case path == admin.DefaultPath:
-		op.Warn().Err(err).Msg("no admin socket: sipward calls and sipward backends cannot ask this edge; set admin.socket to a path that it may create")
+		op.Warn().Err(err).Msg("no admin socket: sipward calls, registrations, backends, bans and explain cannot ask this edge; set admin.socket to a path that it may create")
 	default:
 		return err
 	}

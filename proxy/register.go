@@ -360,7 +360,14 @@ func (c *responseContext) learnLocked(req, res *wire.Msg, k *enrolled, l *leg, n
 	if !x.path {
 		b.Shown = k.now
 	}
-	e.bindings.Learn(b, now)
+	outcome, _ := e.bindings.Learn(b, now)
+	if outcome == binding.Full && e.noteLines.Admit(now) {
+		e.log.Op().Warn().Str("aor", x.aor).Str("ID", b.CallID).
+			Msg("registration is not followed: limits.max_bindings is reached, or its texts are too long; calls to it go where the registrar's Contact leads")
+	}
+	if conn := x.flow.Conn; conn != 0 && e.net.ConnByID(conn) == nil {
+		e.bindings.Closed(conn, now) // it ended while the answer was on its way
+	}
 	user := x.aor
 	if c.attempt != nil && c.attempt.User != "" {
 		user = c.attempt.User

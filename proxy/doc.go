@@ -21,6 +21,12 @@
 // whether a password was right (guard.go); bans are brought to connections and to the
 // kernel by enforce.go and offload.go.
 //
+// A REGISTER from outside to a registrar of ours is enrolled on its way (register.go):
+// decide reads its contacts, splice writes our Path or Contacts, the 2xx teaches the
+// binding table, and its Contacts are given back to the phone. Requests that come with
+// such a token go to the phone's flow, wherever it is now (toPhone in route.go). The
+// table says when a phone is to be pinged (ping.go) and is told when a connection ended.
+//
 // Calls (package dialog) are told of all this and say what they want: requests of the
 // edge's own (inject.go sends them, own.go is their transaction), lines and records.
 // They are asked for nothing while a packet waits; they come back by their timer.
@@ -37,6 +43,11 @@
 //   - Record-Route carries a token (token.go) that binds the outside party's flow and
 //     the backend. From outside a request reaches pool members only, whatever its
 //     Route or Request-URI says; from a pool member it reaches what it names.
+//   - Tokens of Path and Contact (token.go) bind a phone's flow. Only pool members may use
+//     them; a token of a call leads out for a pool member, in a call that is known, or for
+//     whom it names. What does not verify is refused, but for a BYE towards the pool.
+//   - A flow that is gone is 430, not a guess at another way: a phone's own Contact is
+//     tried only where it names the address that the flow came from.
 //   - A message that comes from a loopback address, or from one of this host's, is a
 //     backend's only if the port says so too: phones, edge and PBX often share a host.
 //
@@ -46,6 +57,7 @@
 //	backend health, rates             atomics in backend; carried over a reload by name
 //	flow                              transport; immutable identity
 //	response context                  transaction.Table shard → responseContext.mu; ends on its snapshot
+//	registered phones                 binding.Table; the only copy, taught by 2xx to REGISTER
 //	affinity, sources, connIndex      bounded; own locks, held for a look-up
 //	scratch                           the goroutine that took it from the pool
 //	calls and their dialogs           dialog.Store shard → Call.mu; keep the policy of their INVITE
@@ -69,7 +81,11 @@
 //	names to resolve    resolver.max_pending
 //	calls               limits.max_dialogs; then 503 to new calls, with an eighth in reserve for emergencies
 //	probes              timers.probe_rate_max a second; those that wait have a turn of their own
+//	registered phones   limits.max_bindings; then a registration passes without being followed
+//	contacts            16 in one REGISTER
+//	STUN                5000 answers a second
 //	sources, bans       limits.max_sources, limits.max_bans; package security has the rest
 //	lines of bans       20 a second, of loops 5; the rest is summed every 10 s
+//	lines of tokens     1 a second; of closed connections with registrations 100
 //	lines of one call   5 a second about what an operator should change
 package proxy

@@ -3,7 +3,6 @@ package transport
 import (
 	"io"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 )
@@ -48,32 +47,4 @@ func BenchmarkStream(b *testing.B) {
 			}
 		})
 	}
-}
-
-// BenchmarkIdleConnection reports the memory of one accepted connection that echoed a message and is at rest: heap and
-// stacks, the peer's side (a bare descriptor, no goroutine) included.
-func BenchmarkIdleConnection(b *testing.B) {
-	const all = 1000
-	r := newRecorder()
-	r.onReceive = echo
-	l := start(b, Options{}, r, spec("tcp 127.0.0.1:0"))
-	before := inUse()
-	for range all {
-		peer := dialTo(b, l, 0)
-		write(b, peer, message(1, 400))
-		expect(b, peer, message(1, 400))
-	}
-	used := inUse() - before
-	for b.Loop() {
-		runtime.KeepAlive(l)
-	}
-	b.ReportMetric(float64(used)/all, "B/conn")
-}
-
-func inUse() uint64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.HeapInuse + m.StackInuse
 }

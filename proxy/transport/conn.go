@@ -30,7 +30,7 @@ type Conn struct {
 	older     *Conn // guarded by registry.mu
 	isDialing bool  // guarded by registry.mu
 
-	ctx    context.Context // ends when the connection is closed; stops the dial
+	ctx    context.Context // dialled: ends when the connection is closed; stops the dial
 	cancel context.CancelFunc
 
 	local   atomic.Pointer[netip.AddrPort]
@@ -102,7 +102,9 @@ func (c *Conn) end(reason error) bool {
 	box, secure, web := c.box, c.tls, c.web
 	c.mu.Unlock()
 
-	c.cancel()
+	if c.cancel != nil {
+		c.cancel()
+	}
 	c.layer.conns.retire(c)
 	if web != nil {
 		web.goodbye(reason)
@@ -195,43 +197,35 @@ func (c *Conn) keep(b []byte) (isKept bool, err error) {
 // accepted takes a new connection over, or refuses it and returns false.
 func (l *Layer) accepted(from *Listener, raw *net.TCPConn) bool {
 	remote := unmapped(raw.RemoteAddr().(*net.TCPAddr).AddrPort())
-	c := l.newConn(from.proto, remote)
-	c.inbound, c.listener = true, from
+	c := &Conn{layer: l, proto: from.proto, remote: remote, inbound: true, listener: from}
 	if admit := l.options.Admit; admit != nil && !admit(from, remote) {
 		l.count.refusedByRule.Add(1)
-		return refuse(c, raw)
+		return refuse(raw)
 	}
 	switch l.conns.accept(c) {
 	case nil:
 	case errTotalLimit:
 		l.count.refusedTotal.Add(1)
-		return refuse(c, raw)
+		return refuse(raw)
 	case errSourceLimit:
 		l.count.refusedPerSource.Add(1)
-		return refuse(c, raw)
+		return refuse(raw)
 	default:
-		return refuse(c, raw)
+		return refuse(raw)
 	}
 	l.count.accepted.Add(1)
 	if !l.run(func() { c.run(raw) }) { // ends when the connection is closed
 		l.conns.leave(c)
-		return refuse(c, raw)
+		return refuse(raw)
 	}
 	return true
 }
 
 // refuse resets: a flood of refused connections must not fill the table of those in TIME_WAIT. It returns false.
-func refuse(c *Conn, raw *net.TCPConn) bool {
-	c.cancel()
+func refuse(raw *net.TCPConn) bool {
 	_ = raw.SetLinger(0)
 	_ = raw.Close()
 	return false
-}
-
-func (l *Layer) newConn(proto wire.Proto, remote netip.AddrPort) *Conn {
-	c := &Conn{layer: l, proto: proto, remote: remote}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	return c
 }
 
 // run is the connection's goroutine. raw is nil for one that is to be dialled.

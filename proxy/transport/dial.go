@@ -41,8 +41,8 @@ func (l *Layer) Connect(proto wire.Proto, remote netip.AddrPort, serverName stri
 		return c.Flow(), nil
 	}
 	fresh := func() *Conn {
-		c := l.newConn(proto, remote)
-		c.from, c.serverName = local, serverName
+		c := &Conn{layer: l, proto: proto, remote: remote, from: local, serverName: serverName}
+		c.ctx, c.cancel = context.WithCancel(context.Background())
 		return c
 	}
 	c, isNew, err := l.conns.reuseOrDial(peer{proto, remote}, fits, fresh)

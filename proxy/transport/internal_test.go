@@ -3,6 +3,8 @@ package transport
 import (
 	"net/netip"
 	"testing"
+
+	"github.com/sipward/sipward/proxy/wire"
 )
 
 func TestSourcesAreAddressesOrPrefixes(t *testing.T) {
@@ -56,8 +58,7 @@ func TestOlderConnectionToAPeerIsFoundAgain(t *testing.T) {
 	remote := netip.MustParseAddrPort("192.0.2.1:5060")
 	var all []*Conn
 	for range 3 {
-		c := l.newConn(1, remote)
-		c.inbound = true
+		c := &Conn{layer: l, proto: wire.TCP, remote: remote, inbound: true}
 		if err := l.conns.accept(c); err != nil {
 			t.Fatal(err)
 		}

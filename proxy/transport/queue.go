@@ -187,8 +187,9 @@ func (o *outbox) drainFailedLocked(err error) error {
 	return o.err
 }
 
-// flush waits until everything is in the kernel, for as long as the write timeout allows, or until stop.
-func (o *outbox) flush(stop <-chan struct{}) {
+// flush waits until everything is in the kernel, for as long as the write timeout allows, or until Close, which ends the
+// writer.
+func (o *outbox) flush() {
 	o.mu.Lock()
 	drained := o.drained
 	o.mu.Unlock()
@@ -200,7 +201,6 @@ func (o *outbox) flush(stop <-chan struct{}) {
 	select {
 	case <-drained:
 	case <-t.C:
-	case <-stop:
 	}
 }
 

@@ -13,13 +13,13 @@ type Stats struct {
 	RefusedByRule     uint64 // at accept, Options.Admit
 	AcceptErrors      uint64
 	DialFailures      uint64
-	HandshakeFailures uint64
+	HandshakeFailures uint64 // TLS and the upgrade to a WebSocket
 	SlowMessages      uint64 // connections closed: Limits.MessageTimeout
 	IdleClosed        uint64 // connections closed: Limits.IdleTimeout
 	QueueOverflows    uint64 // connections closed: Limits.WriteQueue
 	WriteTimeouts     uint64 // connections closed: Limits.WriteTimeout
 	StreamFaults      uint64 // connections closed: not framable
-	Pings             uint64 // CRLF keep-alives answered on streams
+	Pings             uint64 // CRLF keep-alives and ping frames of peers on connections
 
 	Datagrams    uint64 // received, keep-alives included, those of banned sources not
 	Banned       uint64 // datagrams dropped unread: Options.Banned

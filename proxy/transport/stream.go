@@ -218,11 +218,11 @@ func (r *reader) timedOut(err error) error {
 func (c *Conn) linger() {
 	const patience, most = time.Second, 256 << 10
 	c.layer.conns.retire(c)
-	c.box.flush(c.ctx.Done())
+	c.box.flush()
 	if c.tls != nil {
 		_ = c.tls.CloseWrite()
 	}
-	c.box.flush(c.ctx.Done())
+	c.box.flush()
 	_ = c.box.CloseWrite()
 	_ = c.box.SetReadDeadline(time.Now().Add(patience))
 	_, _ = io.CopyN(io.Discard, c.box.TCPConn, most)

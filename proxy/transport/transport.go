@@ -21,7 +21,7 @@ type Handler interface {
 	// the handler's to recover.
 	Receive(p *Packet)
 	// Closed comes once per connection, also when a dial failed, after the last Receive of that connection. err is the
-	// reason, never nil (io.EOF: the peer closed).
+	// reason, never nil (io.EOF: the peer closed, on a WebSocket also by a close frame).
 	Closed(c *Conn, err error)
 	// Unreachable reports an ICMP error about a datagram sent earlier (RFC 3261 section 18.4). quoted is the head of
 	// that datagram's payload as the kernel gives it: it may be short or empty and is valid until the call returns.
@@ -33,7 +33,9 @@ type Handler interface {
 // Packet is one message as it arrived.
 type Packet struct {
 	Flow Flow
-	Data []byte // UDP: 1 to 65,535 bytes, not limited by Limits.MaxMessage; streams: exactly one message
+	// Data is, over UDP, 1 to 65,535 bytes, not limited by Limits.MaxMessage; on a stream exactly one message by its
+	// Content-Length; on a WebSocket what one WebSocket message holds, where Content-Length may be missing or wrong.
+	Data []byte
 	// Waited is how long a datagram sat in the kernel's receive queue, by the wall clock; 0 on streams and where the
 	// system cannot tell.
 	Waited time.Duration

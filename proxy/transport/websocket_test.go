@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -28,19 +27,28 @@ type browser struct {
 
 func (b browser) send(frames ...string) { write(b.t, b.Conn, strings.Join(frames, "")) }
 
-// gets expects one frame.
-func (b browser) gets(op ws.OpCode, payload string) {
+// frame reads one.
+func (b browser) frame(from io.Reader) (ws.OpCode, string) {
 	b.t.Helper()
-	h, err := ws.ReadHeader(b)
+	h, err := ws.ReadHeader(from)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	got := make([]byte, h.Length)
-	if _, err := io.ReadFull(b, got); err != nil {
+	payload := make([]byte, h.Length)
+	if _, err := io.ReadFull(from, payload); err != nil {
 		b.t.Fatal(err)
 	}
-	if h.OpCode != op || string(got) != payload || !h.Fin || h.Masked || h.Rsv != 0 {
-		b.t.Fatalf("got %+v %.100q, want %x %.100q", h, got, op, payload)
+	if !h.Fin || h.Masked || h.Rsv != 0 {
+		b.t.Fatalf("%+v", h)
+	}
+	return h.OpCode, string(payload)
+}
+
+// gets expects one frame.
+func (b browser) gets(op ws.OpCode, payload string) {
+	b.t.Helper()
+	if gotOp, got := b.frame(b); gotOp != op || got != payload {
+		b.t.Fatalf("got %x %.100q, want %x %.100q", gotOp, got, op, payload)
 	}
 }
 
@@ -236,7 +244,7 @@ func TestWebSocketIsClosed(t *testing.T) {
 		{"bad status code", clientFrame(ws.OpClose, true, "\x03\xed"), ws.StatusProtocolError, true},
 		{"no mask", "\x81\x05Hello", ws.StatusProtocolError, true},
 		{"too large", text(strings.Repeat("x", most+1)), ws.StatusMessageTooBig, true},
-		{"too large, with more", text(strings.Repeat("x", 100*most)), ws.StatusMessageTooBig, true},
+		{"too large, with more", text(strings.Repeat("x", 50*most)), ws.StatusMessageTooBig, true},
 		{"not a WebSocket any more", message(1, 0), ws.StatusProtocolError, true},
 	}
 	for _, c := range cases {
@@ -342,12 +350,8 @@ func TestConcurrentSendsAreMessagesOfTheirOwn(t *testing.T) {
 		}
 		in := bufio.NewReader(b)
 		for range senders * each {
-			f, err := ws.ReadFrame(in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := len(f.Payload); n != 1+3000*int(f.Payload[0]-'a') || strings.Trim(string(f.Payload), string(f.Payload[:1])) != "" {
-				t.Fatalf("%d bytes: %.20q", n, f.Payload)
+			if _, got := b.frame(in); len(got) != 1+3000*int(got[0]-'a') || strings.Trim(got, got[:1]) != "" {
+				t.Fatalf("%d bytes: %.20q", len(got), got)
 			}
 		}
 	}
@@ -449,6 +453,21 @@ func TestSlowBrowserIsClosed(t *testing.T) {
 	}
 }
 
+func TestWebSocketDoesNotAllocate(t *testing.T) {
+	r := newRecorder()
+	r.onReceive = echo
+	_, b := startWeb(t, "ws", Options{}, r)
+	sent := []byte(text(message(1, 300)))
+	got := make([]byte, len(sent)-4) // no mask
+	allocations := testing.AllocsPerRun(1000, func() {
+		_, _ = b.Conn.Write(sent)
+		_, _ = io.ReadFull(b.Conn, got)
+	})
+	if allocations > 0.5 { // the pool of buffers is emptied now and then
+		t.Errorf("%v allocations", allocations)
+	}
+}
+
 func TestNobodyDialsBrowsers(t *testing.T) {
 	r := newRecorder()
 	l := start(t, Options{}, r, spec("ws 127.0.0.1:0"))
@@ -462,7 +481,7 @@ func TestNobodyDialsBrowsers(t *testing.T) {
 // Nothing can be sent before the upgrade: messages would run together.
 func TestSendBeforeTheUpgradeFails(t *testing.T) {
 	l := New(Options{})
-	c := l.newConn(wire.WS, netip.MustParseAddrPort("192.0.2.1:1"))
+	c := &Conn{layer: l, proto: wire.WS}
 	if err := c.send([]byte("a")); err != errNotOpen {
 		t.Error(err)
 	}

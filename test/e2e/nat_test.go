@@ -172,6 +172,7 @@ func (l *natLab) strays(t *testing.T, i int) int {
 func TestNATLaboratory(t *testing.T) {
 	t.Parallel()
 	l := newNATLab(t)
+	const shortly = 300 * time.Millisecond // what does not come has no other sign
 	server := keep(t)(l.edge.ListenRaw("udp", natEdge, nil))
 	other := keep(t)(l.edge.ListenRaw("udp", netip.AddrPortFrom(natEdge.Addr(), 0), nil))
 	var phone [2]*siptest.Raw
@@ -193,12 +194,12 @@ func TestNATLaboratory(t *testing.T) {
 		}
 		return m.From
 	}
-	reaches := func(from *siptest.Raw, at netip.AddrPort, i int) bool {
+	reaches := func(from *siptest.Raw, at netip.AddrPort, i int, patience time.Duration) bool {
 		t.Helper()
 		if err := from.SendTo(from.Request("OPTIONS", "sip:x").Bytes(), at); err != nil {
 			t.Fatal(err)
 		}
-		_, err := phone[i].Next(500 * time.Millisecond)
+		_, err := phone[i].Next(patience)
 		return err == nil
 	}
 	for i := range phone {
@@ -209,13 +210,13 @@ func TestNATLaboratory(t *testing.T) {
 		if again := knock(i); again != first {
 			t.Errorf("the mapping %s became %s while it was in use", first, again)
 		}
-		if !reaches(server, first, i) {
+		if !reaches(server, first, i, soon) {
 			t.Errorf("the mapping %s lets nothing in", first)
 		}
-		if reaches(other, first, i) {
+		if reaches(other, first, i, shortly) {
 			t.Errorf("the mapping %s lets in what comes from elsewhere", first)
 		}
-		if reaches(server, netip.AddrPortFrom(first.Addr(), natPhone.Port()), i) {
+		if reaches(server, netip.AddrPortFrom(first.Addr(), natPhone.Port()), i, shortly) {
 			t.Errorf("the NAT %s lets in what has no mapping", first.Addr())
 		}
 		if n := l.strays(t, i); n != 2 {
@@ -224,7 +225,7 @@ func TestNATLaboratory(t *testing.T) {
 	}
 	before := knock(0)
 	silence(t)
-	if reaches(server, before, 0) {
+	if reaches(server, before, 0, shortly) {
 		t.Errorf("the mapping %s lives after a silence", before)
 	}
 	if after := knock(0); after == before {

@@ -98,6 +98,7 @@ type Pool struct {
 	SlowStart        Duration  `yaml:"slow_start" doc:"Time over which a backend that came back grows to its full share." max:"3600" zero:"full share at once"`
 	IdentityHeader   string    `yaml:"identity_header" doc:"Header field that tells the backend the client's real address, for example X-AUTH-IP; copies from outside are removed." zero:"none"`
 	SupportsPath     bool      `yaml:"supports_path" doc:"The registrars of this pool understand Path (RFC 3327) from every phone: Kamailio, FreeSWITCH, Asterisk with support_path=yes."`
+	TCPAbove         int       `yaml:"tcp_above" doc:"Requests longer than this go to a backend over TCP though its address says UDP (RFC 3261 18.1.1 has it at 1300); its TCP port must be the same." unit:"bytes" min:"500" max:"65535" zero:"never: the network sends them in fragments"`
 	TLS              PoolTLS   `yaml:"tls" doc:"Connections to backends over TLS."`
 }
 

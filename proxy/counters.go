@@ -28,6 +28,7 @@ type counters struct {
 	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on
 	flowFailed    atomic.Uint64 // requests for a phone whose flow is gone
 	badTokens     atomic.Uint64 // requests with a token that was forged, or given to somebody else
+	large         atomic.Uint64 // datagrams sent that are longer than pathMTU
 	sendErrors    atomic.Uint64
 	panics        atomic.Uint64
 
@@ -42,6 +43,8 @@ type Counters struct {
 	Rejected, Loops, Overload, OverLimit, TableFull, LateSuccess, SendErrors, Panics     uint64
 
 	DialogsFull, Injected, Notes uint64
+	FlowFailed, BadTokens        uint64 // requests for a flow that is gone; with a token that was refused
+	Large                        uint64 // datagrams sent that may have gone in fragments
 	StateLost                    uint64 // changes of calls that could not wait for state_file
 
 	Calls        int // in the dialog store now, further dialogs of forked calls too
@@ -60,7 +63,8 @@ func (e *Edge) Counters() Counters {
 		Retransmitted: c.retransmitted.Load(), Rejected: c.rejected.Load(), Loops: c.loops.Load(),
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
-		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), StateLost: e.stateLost(), Calls: e.dialogs.Len(),
+		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), StateLost: e.stateLost(),
+		FlowFailed: c.flowFailed.Load(), BadTokens: c.badTokens.Load(), Large: c.large.Load(), Calls: e.dialogs.Len(),
 		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}
 }

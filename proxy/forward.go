@@ -33,6 +33,12 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 		kind, wait = transaction.InviteClient, c.snap.inviteFailover(c.route.pool)
 	}
 	l := c.newLegLocked()
+	branch := transaction.Branch{Slot: c.slot, Leg: l.n, Loop: c.loop}
+	w.splice(m, &c.route, c.arrival, h, branch)
+	if over, ok := c.edge.overTCP(h, w.edit.Len()); ok {
+		h.flow = over
+		w.splice(m, &c.route, c.arrival, h, branch) // Via and Record-Route name the transport
+	}
 	l.flow, l.backend, l.addr = h.flow, h.backend, h.addr
 	if c.call != nil {
 		c.call.Forwarded(h.backendID(), dialogFlow(h.flow))
@@ -41,8 +47,6 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 	l.client.Step(transaction.Start, now, &c.snap.times)
 	l.failover = now + wait
 
-	branch := transaction.Branch{Slot: c.slot, Leg: l.n, Loop: c.loop}
-	w.splice(m, &c.route, c.arrival, h, branch)
 	l.out = w.edit.AppendTo(make([]byte, 0, w.edit.Len()))
 	if conn := l.flow.Conn(); conn != nil {
 		c.edge.onConn.add(conn.ID(), c)

@@ -7,6 +7,7 @@ import (
 	"github.com/sipward/sipward/proxy/backend"
 	"github.com/sipward/sipward/proxy/resolve"
 	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
 )
 
 // A hop is one place to send a request to.
@@ -102,6 +103,21 @@ func (e *Edge) flowTo(t resolve.Target, b *backend.Backend) (transport.Flow, boo
 	}
 	f, err := e.net.Connect(t.Proto, t.Addr, name, local)
 	return f, err == nil
+}
+
+// overTCP is the flow for a request that is too long for a datagram to its backend
+// (RFC 3261 18.1.1), where the pool says so. A request that cannot go there either is
+// the leg's failure.
+func (e *Edge) overTCP(h hop, size int) (transport.Flow, bool) {
+	if h.backend == nil || h.flow.Proto() != wire.UDP {
+		return transport.Flow{}, false
+	}
+	if most := h.backend.Pool().Config().TCPAbove; most == 0 || size <= most {
+		return transport.Flow{}, false
+	}
+	t := h.addr
+	t.Proto = wire.TCP
+	return e.flowTo(t, h.backend)
 }
 
 // udpFlow is the flow from a UDP listener to an address, with the local address

@@ -71,6 +71,9 @@ func (w *scratch) sendFor(f transport.Flow, b []byte, owner sender, leg uint16) 
 	w.queue = append(w.queue, outgoing{flow: f, bytes: b, owner: owner, leg: leg})
 }
 
+// pathMTU is the size above which a datagram may go in fragments (RFC 3261 18.1.1).
+const pathMTU = 1300
+
 // flush sends what is queued, in order, and does what calls ask for. No lock may be
 // held. A failed leg queues its successor, which goes out in the same call; maxLegs
 // bounds that. A failed request of our own is tried again by a timer only.
@@ -89,6 +92,9 @@ func (w *scratch) flush() {
 func (w *scratch) flushQueue() {
 	for i := 0; i < len(w.queue); i++ {
 		o := w.queue[i]
+		if len(o.bytes) > pathMTU && o.flow.Proto() == wire.UDP {
+			w.edge.count.large.Add(1)
+		}
 		err := o.flow.Send(o.bytes)
 		switch {
 		case err == nil:

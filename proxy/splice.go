@@ -209,7 +209,7 @@ func sameHost(host []byte, a netip.Addr) bool {
 // source address with the port of Via, or with the source port when rport asks.
 // maddr is not followed: it would let a stranger aim our answers.
 func replyFlow(m *wire.Msg, f transport.Flow) transport.Flow {
-	if f.Conn() != nil || m.TopVia.HasRPort {
+	if f.Conn() != nil || m.TopVia.HasRPort || isTranslated(m, f) {
 		return f
 	}
 	port := m.TopVia.PortNum
@@ -220,6 +220,17 @@ func replyFlow(m *wire.Msg, f transport.Flow) transport.Flow {
 		return f
 	}
 	return f.Listener().FlowFrom(f.Local().Addr(), netip.AddrPortFrom(f.Remote().Addr(), port))
+}
+
+// isTranslated says whether a request without rport came through a NAT for certain: a
+// private address from a public one. Nobody answers at the port of its Via there.
+func isTranslated(m *wire.Msg, f transport.Flow) bool {
+	src := f.Remote().Addr()
+	if src.IsPrivate() || src.IsLoopback() {
+		return false
+	}
+	host, ok := wire.ParseAddr(m.Bytes(m.TopVia.Host))
+	return ok && host.IsPrivate()
 }
 
 // appendVia appends our Via line.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -208,5 +209,70 @@ func TestCallerGone(t *testing.T) {
 	pbx.get("ACK")
 	if n := l.e.Counters().Panics; n != 0 {
 		t.Errorf("%d panics", n)
+	}
+}
+
+// TestLongRequestGoesOverTCP: tcp_above takes what would go in fragments to the backend's
+// TCP port, and leaves the rest on UDP.
+func TestLongRequestGoesOverTCP(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	ln, err := net.Listen("tcp", pbx.addr.String())
+	if err != nil {
+		t.Skip("another program has the TCP port")
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+		pool := c.Pools["pbx"]
+		pool.TCPAbove = 1300
+		c.Pools["pbx"] = pool
+	})
+	pbx.lab = l
+	short, long := l.phone.call(), l.phone.call()
+	long.more = "Content-Type: text/plain\n"
+	long.body = strings.Repeat("x", 1300)
+	l.sendUDP(l.phone, short.text("INVITE"))
+	pbx.get("INVITE")
+	l.sendUDP(l.phone, long.text("INVITE"))
+	over := accept(l, ln)
+	m := over.get("INVITE")
+	if via := string(m.Value(wire.KindVia)); !strings.HasPrefix(via, "SIP/2.0/TCP ") || m.CountValues(wire.KindRecordRoute) != 2 {
+		t.Errorf("the backend got\n%s", m.Buf)
+	}
+	over.sends(response(m, 486, "p"))
+	l.phone.get("100 INVITE")
+	l.phone.get("100 INVITE")
+	l.phone.get("486 INVITE")
+	over.get("ACK")
+	pbx.nothing()
+	if n := l.e.Counters().Large; n != 0 {
+		t.Errorf("%d long datagrams", n)
+	}
+}
+
+// TestReplyThroughNAT: without rport the answer goes to the port of Via (RFC 3261 18.2.2),
+// unless that is for certain a port behind a NAT.
+func TestReplyThroughNAT(t *testing.T) {
+	l := newLab(t, 0, nil)
+	t.Cleanup(func() {
+		_ = l.e.Stop(context.Background())
+		_ = l.e.log.Close()
+	})
+	for _, c := range []struct {
+		via, from string
+		port      uint16
+	}{
+		{"192.168.1.20:5060", "198.51.100.7:40000", 40000},
+		{"192.168.1.20:5060;rport", "198.51.100.7:40000", 40000},
+		{"192.168.1.20", "192.168.1.20:40000", 5060},
+		{"192.168.1.20:5070", "10.0.0.1:40000", 5070},
+		{"203.0.113.9:5070", "198.51.100.7:40000", 5070},
+		{"phone.example.org:5070", "198.51.100.7:40000", 5070},
+	} {
+		var m wire.Msg
+		m.Scan([]byte(crlf("OPTIONS sip:a@b SIP/2.0\nVia: SIP/2.0/UDP "+c.via+";branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 OPTIONS\nMax-Forwards: 1\nContent-Length: 0\n\n")), false)
+		f := replyFlow(&m, l.e.net.Listeners()[0].FlowTo(netip.MustParseAddrPort(c.from)))
+		if got := f.Remote().Port(); got != c.port {
+			t.Errorf("Via %s from %s: the answer goes to port %d, want %d", c.via, c.from, got, c.port)
+		}
 	}
 }

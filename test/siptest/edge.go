@@ -137,7 +137,7 @@ func (e *Edge) start(args ...string) {
 	}
 	e.cmd = exec.Command(binary, args...)
 	e.cmd.Dir = e.dir
-	e.cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+e.dir, adminSocket, "GORACE=halt_on_error=0 exitcode=66")
+	e.cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+e.dir, adminSocket, raceDetector)
 	out, in, err := os.Pipe()
 	if err != nil {
 		e.tb.Fatalf("pipe: %v", err)
@@ -161,6 +161,10 @@ func (e *Edge) start(args ...string) {
 // adminSocket keeps edges of tests apart from each other, and from one that runs on this host. It is relative to the
 // directory of the edge: an absolute path can be too long for a socket.
 const adminSocket = "SIPWARD_ADMIN__SOCKET=./admin.sock"
+
+// raceDetector makes a race no reason to stop, but a bad end, and that end come soon: a process waits a second there
+// otherwise.
+const raceDetector = "GORACE=halt_on_error=0 exitcode=66 atexit_sleep_ms=50"
 
 // environment is ours without what would configure the edge.
 func environment() []string {
@@ -375,7 +379,7 @@ func Run(ctx context.Context, dir string, args ...string) (output string, code i
 	}
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = dir
-	cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+dir, adminSocket)
+	cmd.Env = append(environment(), "XDG_RUNTIME_DIR="+dir, adminSocket, raceDetector)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -17,6 +17,7 @@ type flow struct {
 	left  *stay   // of who moved on, the last one first
 	nodes []tally // of the bindings
 	n     uint32  // bindings
+	most  uint32  // bindings that it ever had at once
 
 	closed time.Duration // when the connection ended
 	heard  time.Duration // when a binding was learned over it last
@@ -71,7 +72,9 @@ func (t *Table) tidyLocked(f *flow) {
 func (f *flow) join(r *record) {
 	r.at = f
 	f.count(r.backend)
-	if f.n++; f.n == 1 {
+	f.n++
+	f.most = max(f.most, f.n)
+	if f.n == 1 {
 		f.table.count.flows++
 		r.left, r.right, f.first = r, r, r
 		return
@@ -145,8 +148,10 @@ func (t *Table) NodeAt(key Flow) (uint32, bool) {
 }
 
 // Current is where the phone that had flow f is now: false when it has not moved on from there, as far as is known. With
-// ID 0 it is where all bindings went that moved on from f, if they agree; not when one has registered over f since. Of
-// very many, those that left last are asked.
+// ID 0 nobody is named, and it is where all bindings went that moved on from f, if they agree. One that moves away from
+// others must not take them along, for on the connection of an SBC they are other people's: nobody has moved as long as
+// some are on f and f is open, or has been registered over since; and where fewer left than there were, they count only
+// at the address that f came from. Of very many, those that left last are asked.
 func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -166,14 +171,18 @@ func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 }
 
 func (f *flow) successor() (Flow, bool) {
-	if f == nil || f.left == nil || f.n > 0 && f.heard > f.leftAt {
+	if f == nil || f.left == nil || f.n > 0 && (f.closed == 0 || f.heard > f.leftAt) {
 		return Flow{}, false
 	}
-	to := f.left.of.at
-	for s, n := f.left, 0; s != nil && n < askedMost; s, n = s.next, n+1 {
+	to, n := f.left.of.at, uint32(0)
+	for s := f.left; s != nil && n < askedMost; s = s.next {
 		if s.of.at != to {
 			return Flow{}, false
 		}
+		n++
+	}
+	if n < f.most && to.key.Remote.Addr() != f.key.Remote.Addr() {
+		return Flow{}, false
 	}
 	return to.key, true
 }

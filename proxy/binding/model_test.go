@@ -28,7 +28,10 @@ type modelled struct {
 	order int // of the last refresh
 }
 
-type modelledFlow struct{ closed, heard, left time.Duration }
+type modelledFlow struct {
+	closed, heard, left time.Duration
+	most                int // bindings at once
+}
 
 func (m *model) uses(f Flow) bool {
 	for _, x := range m.all {
@@ -112,6 +115,13 @@ func (m *model) learn(b Binding, now time.Duration) Outcome {
 		m.flows[b.Flow] = f
 	}
 	f.heard = now
+	on := 0
+	for _, x := range m.all {
+		if x.b.Flow == b.Flow {
+			on++
+		}
+	}
+	f.most = max(f.most, on)
 	if f.closed != 0 {
 		x.due = min(x.due, now+m.grace)
 	}
@@ -156,19 +166,22 @@ func (m *model) expire(now time.Duration) string {
 }
 
 func (m *model) current(id ID, from Flow) (Flow, bool) {
-	to := make(map[Flow]bool)
+	to := make(map[Flow]int)
 	isUsed := false
 	for i, x := range m.all {
 		if (id == 0 || id == i) && slices.Contains(x.past, from) {
-			to[x.b.Flow] = true
+			to[x.b.Flow]++
 		}
 		isUsed = isUsed || x.b.Flow == from
 	}
-	if f := m.flows[from]; len(to) != 1 || id == 0 && isUsed && f.heard > f.left {
+	f := m.flows[from]
+	if len(to) != 1 || id == 0 && isUsed && (f.closed == 0 || f.heard > f.left) {
 		return Flow{}, false
 	}
-	for f := range to {
-		return f, true
+	for at, n := range to {
+		if id != 0 || n >= f.most || at.Remote.Addr() == from.Remote.Addr() {
+			return at, true
+		}
 	}
 	return Flow{}, false
 }

@@ -188,6 +188,13 @@ func TestOldAnswers(t *testing.T) {
 	})
 }
 
+// elsewhere is a connection from another address.
+func elsewhere(conn uint64) Flow {
+	f := tcp(conn)
+	f.Remote = netip.MustParseAddrPort("203.0.113.1:5060")
+	return f
+}
+
 // TestCurrent: a token that names an old flow finds the new one.
 func TestCurrent(t *testing.T) {
 	type question struct {
@@ -202,7 +209,24 @@ func TestCurrent(t *testing.T) {
 	}{
 		{"nobody moved", func(*lab) {}, []question{{1, tcp(1), false}, {0, tcp(1), false}, {99, tcp(1), false}, {0, tcp(99), false}}},
 		{"one of two moved", func(l *lab) { l.learn(l.phone(1, tcp(2), 2), Moved) },
-			[]question{{1, tcp(1), tcp(2)}, {2, tcp(1), false}, {0, tcp(1), tcp(2)}, {1, tcp(2), false}}},
+			[]question{{1, tcp(1), tcp(2)}, {2, tcp(1), false}, {0, tcp(1), false}, {1, tcp(2), false}}},
+		{"one of two moved, the connection has ended", func(l *lab) {
+			l.Closed(1, l.now())
+			l.learn(l.phone(1, tcp(2), 2), Moved)
+		}, []question{{1, tcp(1), tcp(2)}, {2, tcp(1), false}, {0, tcp(1), tcp(2)}}},
+		{"one of two moved to another address, the connection has ended", func(l *lab) {
+			l.Closed(1, l.now())
+			l.learn(l.phone(1, elsewhere(2), 2), Moved)
+		}, []question{{1, tcp(1), elsewhere(2)}, {2, tcp(1), false}, {0, tcp(1), false}}},
+		{"one of two moved to another address, the other one is lost", func(l *lab) {
+			l.Closed(1, l.now())
+			l.learn(l.phone(1, elsewhere(2), 2), Moved)
+			sleep(10 * time.Second)
+		}, []question{{1, tcp(1), elsewhere(2)}, {0, tcp(1), false}}},
+		{"both moved to another address", func(l *lab) {
+			l.learn(l.phone(1, elsewhere(2), 2), Moved)
+			l.learn(l.phone(2, elsewhere(2), 2), Moved)
+		}, []question{{0, tcp(1), elsewhere(2)}}},
 		{"the other one stays for sure", func(l *lab) {
 			l.learn(l.phone(1, udp(2), 2), Moved)
 			sleep(time.Second)

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/sipward/sipward/config"
-	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/wire"
 )
 
@@ -266,7 +265,7 @@ func TestSplice(t *testing.T) {
 // named puts addresses and tokens in the place of their names.
 func (l *lab) named(s string) string {
 	all := l.e.Listeners()
-	tok := token{flow: dialog.Flow{Remote: l.phone.addr}, backend: l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID(), face: outerFace}
+	tok := token{flow: dialogFlow(l.e.net.Listeners()[0].FlowTo(l.phone.addr)), backend: l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID(), face: outerFace}
 	outer := string(l.e.tokens.append(nil, tok))
 	tok.face = innerFace
 	inner := string(l.e.tokens.append(nil, tok))

@@ -178,7 +178,7 @@ func (e *Edge) flowOf(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
 		}
 		return c.Flow(), true
 	}
-	l := snap.listener(int(at.Listener), wire.UDP)
+	l := snap.listener(at.Listener, wire.UDP)
 	if l == nil {
 		return transport.Flow{}, false
 	}

@@ -136,7 +136,7 @@ func TestRegisterOnItsWayToTheRegistrar(t *testing.T) {
 				}
 				for _, line := range c.contacts {
 					line = strings.ReplaceAll(line, "sip:alice@10.0.0.1;", "<sip:alice@10.0.0.1>;") // which parameters are whose stays clear
-				if !strings.Contains(string(res.Buf), line) && !strings.Contains(line, "expires=0") {
+					if !strings.Contains(string(res.Buf), line) && !strings.Contains(line, "expires=0") {
 						t.Errorf("%s is missing in\n%s", line, res.Buf)
 					}
 				}
@@ -247,8 +247,8 @@ func TestForeignTokensLeadNowhere(t *testing.T) {
 		asked, _ := alice.registers(pbx, "<sip:alice@192.168.1.20:5060>")
 		shown := uriIn(asked, wire.KindContact)
 		user, host, _ := strings.Cut(strings.TrimPrefix(shown, "sip:"), "@")
-		foreign := string(newTokenKey([]byte("another edge")).appendFlow(nil, flowToken{flow: dialogFlowTo(victim.addr), binding: 1, contact: []byte("sip:victim@" + victim.addr.String())}))
-		foreignRoute := string(newTokenKey([]byte("another edge")).append(nil, token{flow: dialogFlowTo(victim.addr), isCallee: true}))
+		foreign := string(newTokenKey([]byte("another edge")).appendFlow(nil, flowToken{flow: l.dialogFlowTo(victim.addr), binding: 1, contact: []byte("sip:victim@" + victim.addr.String())}))
+		foreignRoute := string(newTokenKey([]byte("another edge")).append(nil, token{flow: l.dialogFlowTo(victim.addr), isCallee: true}))
 		raw, err := base64.RawURLEncoding.DecodeString(user[len(tokenPrefix):])
 		if err != nil {
 			t.Fatal(err)
@@ -296,7 +296,9 @@ func TestForeignTokensLeadNowhere(t *testing.T) {
 	})
 }
 
-func dialogFlowTo(a netip.AddrPort) dialog.Flow { return dialog.Flow{Remote: a} }
+func (l *lab) dialogFlowTo(a netip.AddrPort) dialog.Flow {
+	return dialogFlow(l.e.net.Listeners()[0].FlowTo(a))
+}
 
 // TestTokenOfACallIsNoRelay: a Record-Route of ours, in hands that it was not given to,
 // does not lead out.
@@ -305,7 +307,7 @@ func TestTokenOfACallIsNoRelay(t *testing.T) {
 		mallory, victim := l.newPeer("MALLORY"), l.newPeer("VICTIM")
 		id := l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID()
 		for _, isCallee := range []bool{false, true} {
-			tok := token{flow: dialogFlowTo(victim.addr), backend: id, isCallee: isCallee, caller: l.e.tokens.tagHash([]byte("a"))}
+			tok := token{flow: l.dialogFlowTo(victim.addr), backend: id, isCallee: isCallee, caller: l.e.tokens.tagHash([]byte("a"))}
 			if !isCallee {
 				tok.caller = l.e.tokens.tagHash([]byte("b"))
 			}

@@ -148,7 +148,7 @@ func (c *responseContext) failedLocked(w *scratch, status int, by dialog.Ender, 
 func dialogFlow(f transport.Flow) dialog.Flow {
 	d := dialog.Flow{Proto: f.Proto(), Listener: dialled, Remote: f.Remote()}
 	if l := f.Listener(); l != nil {
-		d.Listener = uint8(l.Index())
+		d.Listener = l.Mark()
 	}
 	if c := f.Conn(); c != nil {
 		d.Conn = c.ID()

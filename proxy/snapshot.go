@@ -151,10 +151,12 @@ func hostText(a netip.Addr) string {
 	return a.String()
 }
 
-// listener returns listener i if it has that protocol.
-func (s *snapshot) listener(i int, p wire.Proto) *transport.Listener {
-	if i < len(s.listeners) && s.listeners[i].Proto() == p {
-		return s.listeners[i]
+// listener returns the listener with that mark, if it has that protocol.
+func (s *snapshot) listener(mark uint8, p wire.Proto) *transport.Listener {
+	for _, l := range s.listeners {
+		if l.Mark() == mark && l.Proto() == p {
+			return l
+		}
 	}
 	return nil
 }

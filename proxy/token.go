@@ -17,7 +17,7 @@ import (
 // of an outside party (RFC 5626 5.2), so that a request finds it without any table, and so
 // that nobody can make the edge send anywhere else: what is not bound here is not reached.
 //
-// A token is "sw-" and base64url of a place (flags, listener, remote port, remote address
+// A token is "sw-" and base64url of a place (flags, mark of the listener, remote port, remote address
 // in 4 or 16 bytes, for streams the connection in 8), of what its kind adds, and of a sum
 // (8), keyed with the secret of the edge.
 
@@ -78,7 +78,7 @@ const (
 )
 
 // dialled stands for the listener of a connection that we opened.
-const dialled = 255
+const dialled = transport.NoMark
 
 // tokenKey signs tokens. It must outlive a restart for calls and registrations to do so.
 type tokenKey struct{ a, b uint64 }

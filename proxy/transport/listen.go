@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"sync"
@@ -20,6 +21,7 @@ import (
 type Listener struct {
 	layer      *Layer
 	index      int
+	mark       uint8
 	spec       config.Listener
 	proto      wire.Proto
 	bound      netip.AddrPort
@@ -49,6 +51,27 @@ func (l *Listener) Bound() netip.AddrPort { return l.bound }
 // Index returns the position in the configuration.
 func (l *Listener) Index() int { return l.index }
 
+// Mark returns a number that tells the listener from the others, and that stays its own over a restart with listeners
+// added, removed or in another order: what peers keep of a flow for us names it by that. It is never NoMark.
+func (l *Listener) Mark() uint8 { return l.mark }
+
+// NoMark is no listener's mark.
+const NoMark = 255
+
+// markAll gives each listener its mark: a hash of what it is; of two that have the same the later one takes the next.
+func markAll(all []*Listener) {
+	taken := map[uint8]bool{NoMark: true}
+	for _, l := range all {
+		h := fnv.New32a()
+		fmt.Fprintf(h, "%s:%s", l.spec.Proto, l.spec.Bind)
+		mark := uint8(h.Sum32() % NoMark)
+		for n := 0; taken[mark] && n <= NoMark; n++ {
+			mark++
+		}
+		l.mark, taken[mark] = mark, true
+	}
+}
+
 // Config returns what the configuration says of it.
 func (l *Listener) Config() config.Listener { return l.spec }
 
@@ -72,6 +95,7 @@ func (l *Layer) Listen(specs []config.Listener) error {
 		}
 		opened = append(opened, listener)
 	}
+	markAll(opened)
 	l.warnOfSmallBuffers(opened)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -55,18 +55,23 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 	if l.n > 0 {
 		c.edge.count.failovers.Add(1)
 	}
-	c.edge.logRelay(m, h)
+	c.edge.logRelay(m, c.route.contact, h)
 	w.sendFor(l.flow, l.out, c, l.n)
 	return true
 }
 
-func (e *Edge) logRelay(m *wire.Msg, h hop) {
+// logRelay writes the line of a relayed request. ruri is what it has as Request-URI now,
+// nil = as it came.
+func (e *Edge) logRelay(m *wire.Msg, ruri []byte, h hop) {
+	if ruri == nil {
+		ruri = m.Bytes(m.RURI)
+	}
 	name := ""
 	if h.backend != nil {
 		name = h.backend.Name()
 	}
 	e.log.Relay(&eventlog.Relay{
-		Method: m.Bytes(m.MethodName), RURI: m.Bytes(m.RURI), From: m.Bytes(m.From.URI), To: m.Bytes(m.To.URI),
+		Method: m.Bytes(m.MethodName), RURI: ruri, From: m.Bytes(m.From.URI), To: m.Bytes(m.To.URI),
 		CallID: m.Bytes(m.CallID), Backend: name, Dst: h.flow.Remote(),
 	})
 }

@@ -142,7 +142,7 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 func (e *Edge) logBye(b []byte, h hop) {
 	var m wire.Msg
 	m.Scan(b, h.flow.Proto().Streamed())
-	e.logRelay(&m, h)
+	e.logRelay(&m, nil, h)
 }
 
 // injected tells the dialog what became of a request of ours; m is nil without a

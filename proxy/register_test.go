@@ -184,6 +184,9 @@ func TestRegistrarSeesOnlyTheEdge(t *testing.T) {
 		if ruri := string(got.Bytes(got.RURI)); ruri != "sip:alice@192.168.1.20:5060;ob" {
 			t.Errorf("the phone is called as %s", ruri)
 		}
+		if relayed := l.lines("Relaying request - M=INVITE R=sip:alice@192.168.1.20:5060;ob "); len(relayed) != 1 {
+			t.Errorf("lines of the call: %q", l.lines("Relaying"))
+		}
 		alice.answers(got, 486, "p")
 		pbx.get("100 INVITE")
 		pbx.get("486 INVITE")

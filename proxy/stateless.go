@@ -72,7 +72,7 @@ func (e *Edge) passStateless(w *scratch, m *wire.Msg, f transport.Flow, snap *sn
 	start := len(w.arena)
 	w.arena = w.edit.AppendTo(w.arena)
 	e.count.forwarded.Add(1)
-	e.logRelay(m, h)
+	e.logRelay(m, r.contact, h)
 	w.send(h.flow, w.arena[start:len(w.arena):len(w.arena)])
 	w.flush()
 }

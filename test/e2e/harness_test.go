@@ -22,6 +22,10 @@ import (
 const together = "8"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(idlersVariable) != "" {
+		idlers()
+		return
+	}
 	if err := flag.Set("test.parallel", together); err != nil {
 		panic(err)
 	}
@@ -117,22 +121,22 @@ func freeAddr(t *testing.T) netip.AddrPort {
 	return netip.AddrPortFrom(siptest.Loopback, port)
 }
 
-// listener is a list item for `listen:` on that address; tls gets a certificate.
+// listener is a list item for `listen:` on that address; tls and wss get a certificate.
 func listener(t *testing.T, network string, addr netip.AddrPort, cert *siptest.Certificate) string {
 	t.Helper()
-	if network != "tls" {
+	if network != "tls" && network != "wss" {
 		return network + ":" + addr.String()
 	}
 	certFile, keyFile, err := cert.Write(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("{ address: %q, certificate: %q, key: %q }", "tls:"+addr.String(), certFile, keyFile)
+	return fmt.Sprintf("{ address: %q, certificate: %q, key: %q }", network+":"+addr.String(), certFile, keyFile)
 }
 
-func certificate(t *testing.T) *siptest.Certificate {
+func certificate(t *testing.T, names ...string) *siptest.Certificate {
 	t.Helper()
-	c, err := siptest.NewCertificate()
+	c, err := siptest.NewCertificate(names...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +155,7 @@ func rawListen(t *testing.T, network string, addr netip.AddrPort, cert *siptest.
 func rawDial(t *testing.T, network string, peer netip.AddrPort, cert *siptest.Certificate) *siptest.Raw {
 	t.Helper()
 	var config *tls.Config
-	if network == "tls" {
+	if network == "tls" || network == "wss" {
 		config = cert.Client()
 	}
 	return keep(t)(siptest.DialRaw(network, peer, config))

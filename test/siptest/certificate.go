@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Certificate is a self-signed certificate for localhost, 127.0.0.1 to 127.0.0.9 and ::1 that
+// Certificate is a self-signed certificate for localhost or other names, 127.0.0.1 to 127.0.0.9 and ::1 that
 // also serves as its own authority. It is valid for one day.
 type Certificate struct {
 	CertPEM, KeyPEM []byte
@@ -25,8 +25,11 @@ type Certificate struct {
 	pool *x509.CertPool
 }
 
-// NewCertificate makes a fresh one.
-func NewCertificate() (*Certificate, error) {
+// NewCertificate makes a fresh one, for localhost where no names are given.
+func NewCertificate(names ...string) (*Certificate, error) {
+	if len(names) == 0 {
+		names = []string{"localhost"}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -37,14 +40,14 @@ func NewCertificate() (*Certificate, error) {
 	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: "localhost"},
+		Subject:               pkix.Name{CommonName: names[0]},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		DNSNames:              []string{"localhost"},
+		DNSNames:              names,
 		IPAddresses:           []net.IP{net.IPv6loopback},
 	}
 	for host := byte(1); host <= 9; host++ {

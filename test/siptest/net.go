@@ -94,12 +94,16 @@ func unmapped(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }
 
-// URI writes a SIP URI for an address; user may be empty, network is udp, tcp or tls.
+// URI writes a SIP URI for an address; user may be empty, network is udp, tcp, tls, ws or wss.
 func URI(user string, at netip.AddrPort, network string) string {
 	if user != "" {
 		user += "@"
 	}
-	return "sip:" + user + at.String() + ";transport=" + strings.ToLower(network)
+	network = strings.ToLower(network)
+	if network == "wss" { // is a transport of Via alone (RFC 7118 5.2)
+		network = "ws"
+	}
+	return "sip:" + user + at.String() + ";transport=" + network
 }
 
 // AnyPort is 127.0.0.1 with a port the kernel chooses.

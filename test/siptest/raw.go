@@ -20,7 +20,7 @@ import (
 // message that arrives can be looked at. It neither retransmits nor answers on its own,
 // but for what Auto is told to.
 type Raw struct {
-	network string // udp, tcp or tls
+	network string // udp, tcp or tls; dialled also ws or wss
 	local   netip.AddrPort
 	peer    netip.AddrPort
 
@@ -62,7 +62,7 @@ func ListenRaw(network string, at netip.AddrPort, config *tls.Config) (*Raw, err
 	return r, nil
 }
 
-// DialRaw opens a connection to a peer, or a UDP socket whose Send goes there.
+// DialRaw opens a connection to a peer, also a WebSocket, or a UDP socket whose Send goes there.
 func DialRaw(network string, peer netip.AddrPort, config *tls.Config) (*Raw, error) {
 	return dialRaw(network, netip.AddrPortFrom(loopbackOf(peer), 0), peer, config)
 }
@@ -84,12 +84,11 @@ func dialRaw(network string, local, peer netip.AddrPort, config *tls.Config) (*R
 	}
 	r := newRaw(network)
 	r.peer = peer
-	dialer := &net.Dialer{Timeout: 5 * time.Second, LocalAddr: net.TCPAddrFromAddrPort(local)}
 	var err error
-	if network == "tls" {
-		r.conn, err = tls.DialWithDialer(dialer, "tcp", peer.String(), config)
+	if network == "ws" || network == "wss" {
+		r.conn, err = DialWebSocket(network, local, peer, config)
 	} else {
-		r.conn, err = dialer.Dial("tcp", peer.String())
+		r.conn, err = dialStream(network == "tls", local, peer, config)
 	}
 	if err != nil {
 		return nil, err
@@ -97,6 +96,16 @@ func dialRaw(network string, local, peer netip.AddrPort, config *tls.Config) (*R
 	r.local = addrPort(r.conn.LocalAddr())
 	r.readers.Go(func() { r.readStream(r.conn) })
 	return r, nil
+}
+
+const dialTime = 5 * time.Second
+
+func dialStream(secure bool, local, peer netip.AddrPort, config *tls.Config) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: dialTime, LocalAddr: net.TCPAddrFromAddrPort(local)}
+	if secure {
+		return tls.DialWithDialer(dialer, "tcp", peer.String(), config)
+	}
+	return dialer.Dial("tcp", peer.String())
 }
 
 func newRaw(network string) *Raw {
@@ -113,7 +122,7 @@ func loopbackOf(peer netip.AddrPort) netip.Addr {
 // Addr is the local address.
 func (r *Raw) Addr() netip.AddrPort { return r.local }
 
-// Network is udp, tcp or tls.
+// Network is udp, tcp, tls, ws or wss.
 func (r *Raw) Network() string { return r.network }
 
 // Send sends bytes to the peer given to DialRaw.
@@ -179,6 +188,22 @@ func (r *Raw) CloseWrite() error {
 		return c.CloseWrite()
 	}
 	return errors.New("not a stream")
+}
+
+// Reset ends a dialled stream as a crash does: the peer gets a RST.
+func (r *Raw) Reset() error {
+	conn := r.conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return errors.New("not a stream")
+	}
+	if err := c.SetLinger(0); err != nil {
+		return err
+	}
+	return errors.Join(c.Close(), r.Close())
 }
 
 // DropConnections closes every connection this endpoint has accepted, and keeps listening.

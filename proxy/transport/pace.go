@@ -6,7 +6,8 @@ import (
 )
 
 // pace is a token bucket that spreads what comes at once, as when all phones of a site come back after a power cut: a
-// TLS handshake takes a millisecond of a core. It holds the tokens of one second.
+// TLS handshake takes a millisecond of a core. It holds the tokens of a quarter of a second, so that no second sees much
+// more than the rate.
 type pace struct {
 	rate float64 // per second
 
@@ -19,10 +20,11 @@ type pace struct {
 func (p *pace) take(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	burst := max(1, p.rate/4)
 	if p.filled.IsZero() {
-		p.tokens = p.rate
+		p.tokens = burst
 	} else {
-		p.tokens = min(p.rate, p.tokens+now.Sub(p.filled).Seconds()*p.rate)
+		p.tokens = min(burst, p.tokens+now.Sub(p.filled).Seconds()*p.rate)
 	}
 	p.filled = now
 	p.tokens--

@@ -10,27 +10,29 @@ import (
 )
 
 func TestPace(t *testing.T) {
-	p := pace{rate: 10}
+	p := pace{rate: 40}
 	at := time.Unix(1000, 0)
-	for i := range 10 {
-		if wait := p.take(at); wait != 0 {
-			t.Fatalf("waits %v for number %d of the burst", wait, i)
+	burst := func(what string) {
+		t.Helper()
+		for i := range 10 { // a quarter of a second's
+			if wait := p.take(at); wait != 0 {
+				t.Fatalf("%s, waits %v for number %d of the burst", what, wait, i)
+			}
+		}
+		if wait := p.take(at); wait != 25*time.Millisecond {
+			t.Errorf("%s, waits %v for the first one behind the burst", what, wait)
 		}
 	}
-	if wait := p.take(at); wait != 100*time.Millisecond {
-		t.Errorf("waits %v for the first one behind the burst", wait)
-	}
-	if wait := p.take(at.Add(50 * time.Millisecond)); wait != 150*time.Millisecond {
+	burst("at first")
+	if wait := p.take(at.Add(20 * time.Millisecond)); wait != 30*time.Millisecond {
 		t.Errorf("waits %v for the one behind that", wait)
 	}
-	at = at.Add(time.Hour) // saves up one second's worth
-	for range 10 {
-		if wait := p.take(at); wait != 0 {
-			t.Errorf("waits %v after an hour", wait)
-		}
-	}
-	if wait := p.take(at); wait != 100*time.Millisecond {
-		t.Errorf("waits %v after an hour and a burst", wait)
+	at = at.Add(time.Hour)
+	burst("after an hour")
+
+	slow := pace{rate: 1}
+	if wait := slow.take(at); wait != 0 {
+		t.Errorf("at one a second, waits %v for the first", wait)
 	}
 }
 

@@ -18,6 +18,7 @@ type RegistrarOptions struct {
 	Domain   string            // it is responsible for; default "siptest.example"
 	Accounts map[string]string // user to password; empty: no challenge
 	Path     bool              // knows Path (RFC 3327); otherwise it is one more field to leave alone
+	Strict   bool              // refuses a Path that the first Supported line does not offer, as Asterisk does
 }
 
 // Registrar is the registrar and the proxy of one domain on UDP (RFC 3261 10.3 and 16.11). It has no state but its
@@ -28,6 +29,7 @@ type Registrar struct {
 	raw    *Raw
 	domain string
 	path   bool
+	strict bool
 	door   *doorman
 
 	mu       sync.Mutex // guards what follows
@@ -56,7 +58,7 @@ func NewRegistrar(o RegistrarOptions) (*Registrar, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registrar{domain: o.Domain, path: o.Path, door: door, bindings: make(map[string][]RegisteredContact)}
+	r := &Registrar{domain: o.Domain, path: o.Path, strict: o.Strict, door: door, bindings: make(map[string][]RegisteredContact)}
 	if r.raw, err = ListenRaw("udp", o.Address, nil); err != nil {
 		return nil, err
 	}
@@ -114,6 +116,9 @@ func (r *Registrar) took(m *Message) bool {
 func (r *Registrar) register(m *Message) *Text {
 	if ok, _ := r.door.authorized("REGISTER", m.Get("Authorization")); !ok {
 		return Respond(m, 401, "Unauthorized", Unique("r")).Add("WWW-Authenticate", r.door.challenge())
+	}
+	if r.strict && m.Get("Path") != "" && !slices.Contains(splitList(m.Get("Supported")), "path") {
+		return Respond(m, 420, "Bad Extension", Unique("r")).Add("Unsupported", "path")
 	}
 	user := userOf(AddrURI(m.Get("To")))
 	for _, value := range m.Values("Contact") {

@@ -72,9 +72,10 @@ func (d *Draft) Append(dst, via []byte) []byte {
 
 // A Place is where one leg of a call is, as the proxy told it.
 type Place struct {
-	Outside bool   // the leg is the outside party: reached over Flow
-	Flow    Flow   // of the outside party
-	Backend uint32 // ID of the call's backend, 0 = none
+	Outside bool          // the leg is the outside party: reached over Flow
+	Flow    Flow          // of the outside party
+	Backend uint32        // ID of the call's backend, 0 = none
+	Began   time.Duration // when the call began
 }
 
 // A Flow is a socket's or connection's peer.

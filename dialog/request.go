@@ -97,7 +97,7 @@ func (r Ref) Place() Place {
 }
 
 func (c *Call) placeLocked(l Leg) Place {
-	p := Place{Outside: l == c.outer && c.outside.isSet, Backend: c.backend}
+	p := Place{Outside: l == c.outer && c.outside.isSet, Backend: c.backend, Began: c.began}
 	if p.Outside {
 		p.Flow = c.outside.unpack()
 	}

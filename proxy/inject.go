@@ -63,7 +63,7 @@ func (e *Edge) wayTo(snap *snapshot, a *dialog.Act) (route, bool) {
 	d := decision{edge: e, snap: snap, uri: a.Next}
 	at := a.Place
 	if at.Outside {
-		if f, ok := e.outsideFlow(snap, at.Flow); ok {
+		if f, ok := e.outsideFlow(snap, at.Flow, at.Began); ok {
 			return route{kind: toFlow, flow: f, exempt: true}, true
 		}
 	}
@@ -158,13 +158,14 @@ func (e *Edge) injected(w *scratch, a *dialog.Act, m *wire.Msg, status int, now 
 	}
 }
 
-// outsideFlow is the way to the outside party of a call; a connection that is gone
-// is none, unless its phone has registered over another one since.
-func (e *Edge) outsideFlow(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
-	if at.Conn != 0 { // a UDP address may be another phone's by now
-		if moved, ok := e.bindings.Current(0, binding.Flow(at)); ok {
-			at = dialog.Flow(moved)
-		}
+// outsideFlow is the way to the outside party of a call that began then: its flow, or the
+// one that its phone has registered over since. A connection that is gone is none.
+func (e *Edge) outsideFlow(snap *snapshot, at dialog.Flow, began time.Duration) (transport.Flow, bool) {
+	if at.Conn != 0 {
+		began = 0 // the number of a connection was never anybody else's
+	}
+	if moved, ok := e.bindings.Successor(binding.Flow(at), began); ok {
+		at = dialog.Flow(moved)
 	}
 	return e.flowOf(snap, at)
 }

@@ -329,7 +329,7 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 	w.again.Scan(c.req, c.up.Proto().Streamed())
 	req, res := &w.again, &w.msg
 	if x.isAll {
-		e.bindings.RemoveAll(x.aor, l.backend.ID())
+		e.bindings.RemoveAll(x.aor, l.backend.ID(), 0)
 		return
 	}
 	if x.path && len(x.contacts) > 0 && res.First(wire.KindPath) < 0 && res.First(wire.KindContact) >= 0 {

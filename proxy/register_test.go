@@ -578,3 +578,45 @@ func contactURIs(m *wire.Msg) (all []string) {
 		}
 	}
 }
+
+// TestCallFollowsARegistration: a phone that got another mapping registers, and requests of
+// its running call go there. A call that began on the old mapping afterwards is somebody else's.
+func TestCallFollowsARegistration(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		const contact = `<sip:alice@192.168.1.20:5060>;+sip.instance="<urn:uuid:1>"`
+		asked, _ := alice.registers(pbx, contact)
+		c := pbx.callsTo(uriIn(asked, wire.KindContact), "")
+		c.sends("INVITE")
+		pbx.get("100 INVITE")
+		alice.answers(alice.get("INVITE"), 200, "p", "Contact: <sip:alice@192.168.1.20:5060>\r\n")
+		ok := pbx.get("200 INVITE")
+		c.to, c.uri, c.route = "p", uriIn(ok, wire.KindContact), routeOf(ok)
+		c.sends("ACK")
+		alice.get("ACK")
+		pass(time.Second)
+		alice.peer = l.newPeer("MAPPING2")
+		alice.registers(pbx, contact)
+		for _, method := range []string{"INFO", "BYE"} {
+			c.cseq++
+			c.sends(method)
+			alice.answers(alice.get(method), 200, "")
+			pbx.get("200 " + method)
+		}
+
+		// The mapping belongs to a phone now that does not register.
+		pass(time.Second)
+		c = l.phone.call()
+		c.sends("INVITE")
+		req := pbx.get("INVITE")
+		l.phone.get("100 INVITE")
+		pbx.answers(req, 200, "b", "Contact: <sip:bob@"+pbx.addr.String()+">\r\n")
+		l.phone.get("200 INVITE")
+		pbx.sends(fmt.Sprintf("BYE sip:alice@192.168.1.20 SIP/2.0\nVia: SIP/2.0/UDP %s;rport;branch=z9hG4bKbye\nRoute: %s\nMax-Forwards: 70\nFrom: <sip:bob@example.org>;tag=b\nTo: <sip:alice@example.org>;tag=a\nCall-ID: %s\nCSeq: 1 BYE\nContent-Length: 0\n\n",
+			pbx.addr, req.Value(wire.KindRecordRoute), c.id))
+		l.phone.answers(l.phone.get("BYE"), 200, "")
+		pbx.get("200 BYE")
+		pass(2 * time.Minute)
+		l.phone.skip()
+	})
+}

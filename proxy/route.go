@@ -3,6 +3,8 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"math"
+	"time"
 
 	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
@@ -59,11 +61,14 @@ type route struct {
 	strictNext bool // the next Route is a strict router (16.6 step 6)
 }
 
+// never is later than all times of the wheel.
+const never time.Duration = math.MaxInt64
+
 // decide is 16.4 and 16.5: remove what a previous pass of ours added, then find
 // the targets. It sends nothing and changes nothing.
 func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, rejection) {
 	m := &w.msg
-	d := decision{edge: e, snap: snap, m: m, flow: f}
+	d := decision{edge: e, snap: snap, m: m, flow: f, began: never}
 	d.r.inDialog = !m.To.Tag.Empty()
 	d.r.from = snap.sender(m, f)
 	d.r.guarded = d.r.from == nil
@@ -92,7 +97,8 @@ type decision struct {
 	hasNext  bool
 	bound    token // of the last Route of ours
 	hasBound bool
-	outward  bool // the tokens say: towards the outside party
+	began    time.Duration // of the call, never where we do not know it
+	outward  bool          // the tokens say: towards the outside party
 
 	phone     flowToken // in a Route or, in the place of its Contact, in the Request-URI
 	hasPhone  bool
@@ -316,7 +322,7 @@ func (d *decision) findDialog() {
 	at := d.r.dialog.Place()
 	d.outward = at.Outside
 	if at.Outside {
-		d.bound.flow = at.Flow
+		d.bound.flow, d.began = at.Flow, at.Began
 	}
 	if at.Backend != 0 {
 		d.bound.backend = at.Backend
@@ -362,7 +368,7 @@ var flowFailed = rejection{status: statusFlowFailed, reason: "Flow Failed"}
 // behind NAT, or a browser, they do not reach.
 func (d *decision) toBoundFlow(u wire.URI) (rej rejection, isDone bool) {
 	at := d.bound.flow
-	f, ok := d.edge.outsideFlow(d.snap, at)
+	f, ok := d.edge.outsideFlow(d.snap, at, d.began)
 	if !ok {
 		host, isIP := u.Addr()
 		isAccepted := at.Proto.Reliable() && at.Listener != dialled

@@ -38,6 +38,8 @@ type Binding struct {
 	Expires  time.Duration
 	CallID   string // of the REGISTER
 	CSeq     uint32
+	Asked    time.Duration // when the REGISTER came; 0: not known
+	Instead  ID            // the binding whose place this one takes; see [Table.Predecessor]
 
 	// What follows is kept by the table; Learn does not read it.
 

@@ -158,7 +158,7 @@ func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 	if id == 0 {
 		return t.byFlow[key].successor()
 	}
-	r := t.findLocked(id)
+	r := t.followLocked(id)
 	if r == nil {
 		return Flow{}, false
 	}
@@ -168,6 +168,18 @@ func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 		}
 	}
 	return Flow{}, false
+}
+
+// Successor is Current with ID 0, if somebody moved on from f since then: whoever used f before that has moved too. A NAT
+// gives an address that was left to others in the end.
+func (t *Table) Successor(key Flow, since time.Duration) (Flow, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	f := t.byFlow[key]
+	if f == nil || f.leftAt < since {
+		return Flow{}, false
+	}
+	return f.successor()
 }
 
 func (f *flow) successor() (Flow, bool) {

@@ -287,7 +287,7 @@ func likeTheModel(t *testing.T, seed uint64) {
 					}
 				}
 				m.tidy()
-				if got := l.RemoveAll(b.AoR, b.Backend); got != want {
+				if got := l.RemoveAll(b.AoR, b.Backend, 0); got != want {
 					t.Fatalf("step %d: removed %d, want %d", step, got, want)
 				}
 			case n == 13:

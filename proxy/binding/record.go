@@ -19,6 +19,7 @@ type record struct {
 	past        *stay   // the flow before, chained
 
 	id        ID
+	was       []ID   // IDs that it had before, the last one first
 	texts     string // all in one
 	ends      [numTexts]uint16
 	local     netip.Addr
@@ -30,6 +31,7 @@ type record struct {
 	expires   time.Duration
 	since     time.Duration
 	refreshed time.Duration
+	asked     time.Duration // when the REGISTER came that it was learned from; 0: not known
 }
 
 // text is one of the texts of a binding.
@@ -97,14 +99,14 @@ func (r *record) write(b *Binding) {
 // take takes the values of b.
 func (r *record) take(b *Binding) {
 	r.local, r.regID, r.backend, r.cseq, r.nated = b.Local, b.RegID, b.Backend, b.CSeq, b.NATed
-	r.expires, r.refreshed = b.Expires, b.Refreshed
+	r.expires, r.refreshed, r.asked = b.Expires, b.Refreshed, b.Asked
 }
 
 // binding is a copy.
 func (r *record) binding() Binding {
 	b := Binding{
 		ID: r.id, Local: r.local, RegID: r.regID, Backend: r.backend, CSeq: r.cseq, NATed: r.nated,
-		Expires: r.expires, Since: r.since, Refreshed: r.refreshed,
+		Expires: r.expires, Since: r.since, Refreshed: r.refreshed, Asked: r.asked,
 		AoR: r.text(aor), Contact: r.text(contact), Shown: r.text(shown), UA: r.text(ua), Instance: r.text(instance), CallID: r.text(callID),
 	}
 	f := r.at
@@ -116,14 +118,21 @@ func (r *record) binding() Binding {
 	return b
 }
 
-// isAhead: b is of an answer that came late (RFC 3261 10.3: CSeq counts up within a Call-ID). A newer connection tells
-// the same. Later than an answer can be, it is a phone that counts anew.
+// isAhead: b is of an answer that came late. REGISTERs are in the order in which they came to us, whatever their answers
+// are in; within a Call-ID CSeq tells (RFC 3261 10.3), where no newer connection tells more. Later than an answer can be,
+// it is a phone that counts anew.
 func (r *record) isAhead(b *Binding, now time.Duration) bool {
+	if r.isAfter(b.Asked) {
+		return true
+	}
 	if b.Flow.Conn != 0 && b.Flow.Conn > r.at.key.Conn && r.at.key.Conn != 0 {
 		return false
 	}
 	return b.CSeq <= r.cseq && now-r.refreshed < lateAnswer && b.CallID == r.text(callID)
 }
+
+// isAfter: it was learned from a REGISTER that came after one of then.
+func (r *record) isAfter(asked time.Duration) bool { return asked != 0 && asked < r.asked }
 
 func (t *Table) findLocked(id ID) *record {
 	for r := t.byLow[uint32(id)]; r != nil; r = r.next {

@@ -38,6 +38,7 @@ type Table struct {
 
 	mu      sync.RWMutex       // guards all below, and all that is reached from there
 	byLow   map[uint32]*record // by the low half of the ID, chained
+	byFirst map[ID]*record     // by IDs that they had before
 	byAoR   map[string]*record // the one that was refreshed last, chained
 	byFlow  map[Flow]*flow     // flows with bindings on them, or with some that moved on
 	byConn  map[uint64]*flow   // those of connections
@@ -61,6 +62,7 @@ func NewTable(o Options) *Table {
 	return &Table{
 		Options: o,
 		byLow:   make(map[uint32]*record),
+		byFirst: make(map[ID]*record),
 		byAoR:   make(map[string]*record),
 		byFlow:  make(map[Flow]*flow),
 		byConn:  make(map[uint64]*flow),
@@ -79,6 +81,9 @@ func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) {
 		return Full, b
 	}
 	r := t.findLocked(b.ID)
+	if r == nil {
+		r = t.succeedLocked(&b)
+	}
 	switch {
 	case r == nil:
 		return t.addLocked(b, now)
@@ -178,14 +183,26 @@ func (t *Table) Remove(id ID) (Binding, bool) {
 	return t.removeLocked(r), true
 }
 
-// RemoveAll forgets the bindings of an AoR at a node (Contact: *), and returns how many.
-func (t *Table) RemoveAll(of string, backend uint32) int {
+// Unlearn is Remove by a REGISTER that came at the time asked: what was learned from a later one stays.
+func (t *Table) Unlearn(id ID, asked time.Duration) (Binding, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.findLocked(id)
+	if r == nil || r.isAfter(asked) {
+		return Binding{}, false
+	}
+	return t.removeLocked(r), true
+}
+
+// RemoveAll forgets the bindings of an AoR at a node (Contact: *), and returns how many. As with Unlearn those stay that
+// were learned from a later REGISTER.
+func (t *Table) RemoveAll(of string, backend uint32, asked time.Duration) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
 	for r := t.byAoR[of]; r != nil; {
 		older := r.older
-		if r.backend == backend {
+		if r.backend == backend && !r.isAfter(asked) {
 			t.removeLocked(r)
 			n++
 		}
@@ -200,6 +217,9 @@ func (t *Table) removeLocked(r *record) Binding {
 	t.Wheel.Stop(&r.Timer)
 	t.leaveLowLocked(r)
 	t.leaveAoRLocked(r)
+	for _, id := range r.was {
+		t.unnameLocked(id, r)
+	}
 	for r.past != nil {
 		r.dropOldest()
 	}

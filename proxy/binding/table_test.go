@@ -305,7 +305,7 @@ func TestNodes(t *testing.T) {
 		check("11 true", "11 true")
 		l.Closed(1, l.now())
 		check("12 true", "11 true") // none is better
-		if n := l.RemoveAll("alice@example.com", 12); n != 1 || l.Len() != 1 {
+		if n := l.RemoveAll("alice@example.com", 12, 0); n != 1 || l.Len() != 1 {
 			t.Errorf("%d removed, %d left", n, l.Len())
 		}
 		check("11 true", "11 true")
@@ -313,7 +313,7 @@ func TestNodes(t *testing.T) {
 			t.Errorf("removed %v %v, %d flows left", b, ok, l.Flows())
 		}
 		check("0 false", "0 false")
-		if _, ok := l.Remove(1); ok || l.RemoveAll("alice@example.com", 12) != 0 {
+		if _, ok := l.Remove(1); ok || l.RemoveAll("alice@example.com", 12, 0) != 0 {
 			t.Error("removed what is not there")
 		}
 		sleep(time.Minute)
@@ -438,7 +438,7 @@ func TestConcurrentUse(t *testing.T) {
 				case 1:
 					table.Remove(id)
 				case 2:
-					table.RemoveAll(b.AoR, 1)
+					table.RemoveAll(b.AoR, 1, 0)
 				case 3:
 					table.Current(0, f)
 					table.Current(id, f)

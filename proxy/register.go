@@ -49,7 +49,7 @@ type enrolled struct {
 	instance string
 	regID    uint32
 	token    []byte // of our Contact
-	shown    string // what the registrar has for it from before; empty: nothing, or Path
+	shown    string // what the registrar has for it from before, a Contact of ours or its own; empty: nothing
 	now      string // what it is shown this time
 }
 
@@ -104,7 +104,9 @@ func (e *Edge) enrolled(m *wire.Msg, v wire.Value, x *enrolment) (c enrolled, ok
 	c.id = e.tokens.bindingID(x.aor, instance, c.regID, m.Bytes(uri))
 	c.token = e.tokens.appendFlow(nil, flowToken{flow: x.flow, binding: c.id, contact: m.Bytes(uri)})
 	if b, known := e.bindings.Get(c.id); known {
-		c.shown = b.Shown
+		if c.shown = b.Shown; c.shown == "" {
+			c.shown = b.Contact
+		}
 	}
 	return c, true
 }

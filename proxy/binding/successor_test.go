@@ -1,0 +1,141 @@
+package binding
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// reconnected is a phone without an instance: its Contact has the port of its connection.
+func (l *lab) reconnected(id ID, conn uint64, cseq uint32) Binding {
+	b := l.phone(id, tcp(conn), cseq)
+	b.AoR, b.Instance, b.Contact = "u@example.com", "", fmt.Sprintf("sip:u@10.0.0.7:%d;transport=tcp", 40000+conn)
+	return b
+}
+
+// TestPredecessor: what a phone left behind is told by user and host of its Contact.
+func TestPredecessor(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		aor     string
+		contact string
+		change  func(b *Binding)
+		isOpen  bool
+		want    bool
+	}{
+		{name: "another port", contact: "sip:u@10.0.0.7:40002", want: true},
+		{name: "other parameters", contact: "sip:u@10.0.0.7:40002;ob", want: true},
+		{name: "another user", contact: "sip:v@10.0.0.7:40002"},
+		{name: "another host", contact: "sip:u@10.0.0.8:40002"},
+		{name: "another AoR", aor: "v@example.com", contact: "sip:u@10.0.0.7:40002"},
+		{name: "its connection is open", contact: "sip:u@10.0.0.7:40002", isOpen: true},
+		{name: "it has an instance", contact: "sip:u@10.0.0.7:40002", change: func(b *Binding) { b.Instance = "<urn:uuid:1>" }},
+		{name: "no URI", contact: "@"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, Options{}, func(t *testing.T, l *lab) {
+				b := l.reconnected(1, 1, 1)
+				if test.change != nil {
+					test.change(&b)
+				}
+				l.learn(b, Added)
+				if !test.isOpen {
+					l.Closed(1, l.now())
+				}
+				aor := test.aor
+				if aor == "" {
+					aor = b.AoR
+				}
+				if got, ok := l.Predecessor(aor, []byte(test.contact)); ok != test.want || ok && got.ID != 1 {
+					t.Errorf("got %+v, %v", got, ok)
+				}
+			})
+		})
+	}
+}
+
+// TestTakesThePlaceOfItsPredecessor: all IDs that the phone had lead to where it is, as far as they are remembered.
+func TestTakesThePlaceOfItsPredecessor(t *testing.T) {
+	bubble(t, Options{Keep: true}, func(t *testing.T, l *lab) {
+		day, kept := time.Now(), make(file)
+		l.learn(l.reconnected(1, 1, 1), Added)
+		kept.take(l.Table, day)
+		const last = formers + 2
+		for n := ID(2); n <= last; n++ {
+			l.Closed(uint64(n-1), l.now())
+			sleep(time.Second)
+			b := l.reconnected(n, uint64(n), uint32(n))
+			b.Instead = n - 1
+			if got := l.learn(b, Moved); got.ID != n || got.Former != tcp(uint64(n-1)) || got.Contact != b.Contact || got.Since > l.now()-time.Second*time.Duration(n-1) {
+				t.Errorf("got %+v", got)
+			}
+			kept.take(l.Table, day)
+		}
+		for n := ID(1); n < last; n++ {
+			isKnown := n >= last-formers
+			if f, ok := l.Current(n, tcp(uint64(n))); ok != isKnown || ok && f != tcp(uint64(last)) {
+				t.Errorf("%d is at %v, %v", n, f, ok)
+			}
+			if b, ok := l.Follow(n); ok != isKnown || ok && b.ID != last {
+				t.Errorf("%d is %+v, %v", n, b, ok)
+			}
+			if _, ok := l.Get(n); ok {
+				t.Errorf("%d is still there", n)
+			}
+		}
+		if l.Len() != 1 || len(l.byFirst) != formers || len(kept) != 1 || kept[last] == nil {
+			t.Errorf("%d bindings, %d names, %d in the file", l.Len(), len(l.byFirst), len(kept))
+		}
+		sleep(time.Minute)
+		if got := l.ended(); got != fmt.Sprintf("%d expired", last) || len(l.byFirst) != 0 {
+			t.Errorf("gone: %s; %d names", got, len(l.byFirst))
+		}
+	})
+}
+
+// TestPlaceThatCannotBeTaken: whoever comes instead of nobody is new.
+func TestPlaceThatCannotBeTaken(t *testing.T) {
+	for name, change := range map[string]func(l *lab, b *Binding){
+		"it is not there":    func(_ *lab, b *Binding) { b.Instead = 9 },
+		"of another AoR":     func(_ *lab, b *Binding) { b.AoR = "v@example.com" },
+		"it is open":         func(l *lab, b *Binding) { l.learn(l.reconnected(1, 3, 2), Moved) },
+		"it has an instance": func(_ *lab, b *Binding) { b.Instead = 5 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, Options{}, func(_ *testing.T, l *lab) {
+				l.learn(l.reconnected(1, 1, 1), Added)
+				other := l.reconnected(5, 1, 1)
+				other.Instance = "<urn:uuid:5>"
+				l.learn(other, Added)
+				l.Closed(1, l.now())
+				b := l.reconnected(2, 2, 3)
+				b.Instead = 1
+				change(l, &b)
+				l.learn(b, Added)
+			})
+		})
+	}
+}
+
+// TestAnswersInAnotherOrder: what the registrar was asked later counts.
+func TestAnswersInAnotherOrder(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, l *lab) {
+		sleep(time.Second)
+		second := l.phone(1, tcp(2), 1)
+		second.CallID, second.Asked = "second", 20*time.Millisecond
+		l.learn(second, Added)
+		first := l.phone(1, tcp(1), 9)
+		first.Asked = 10 * time.Millisecond
+		l.learn(first, Old)
+		if _, ok := l.Unlearn(1, 10*time.Millisecond); ok || l.RemoveAll(second.AoR, second.Backend, 10*time.Millisecond) != 0 {
+			t.Error("forgotten by a REGISTER that came before")
+		}
+		if _, ok := l.Unlearn(1, 20*time.Millisecond); !ok || l.Len() != 0 {
+			t.Error("not forgotten")
+		}
+		l.learn(first, Added)
+		if n := l.RemoveAll(first.AoR, first.Backend, 30*time.Millisecond); n != 1 {
+			t.Errorf("%d removed", n)
+		}
+	})
+}

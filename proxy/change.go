@@ -81,6 +81,10 @@ func (w *scratch) relayed(dst []byte, up transport.Flow, cseq, insertSE uint32) 
 	}
 	if m.CSeqMethodID == wire.REGISTER && m.Status/100 == 2 {
 		w.restoreContacts(m)
+		if w.comeBack {
+			w.hasten(m)
+			w.comeBack = false
+		}
 	}
 	w.spliceLength(m, up)
 	return ed.AppendTo(dst)

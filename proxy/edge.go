@@ -251,6 +251,7 @@ func (e *Edge) Reload(c *config.Config) error {
 		return err
 	}
 	e.take(snap)
+	e.pathless.forget()
 	e.offload.outdate()
 	for _, err := range e.net.ReloadCertificates() {
 		e.log.Op().Warn().Msg(err.Error())

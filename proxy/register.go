@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,8 +23,8 @@ const (
 	maxContactURI = 512
 	// defaultExpires is what a registrar is free to choose where nobody says (RFC 3261 10.2).
 	defaultExpires = 3600
-	// ignoredFor is how long a registrar is taken for one that does not know Path.
-	ignoredFor = time.Hour
+	// comeBackIn is the time in seconds until a phone is to register again whose Path was ignored.
+	comeBackIn = 30
 )
 
 // An enrolment is what a REGISTER from outside asks the registrar for, and how the edge
@@ -163,7 +164,7 @@ func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, b *backend.Backend) bool {
 		return false
 	}
 	offered := m.Lists(wire.KindSupported, "path") || m.First(wire.KindPath) >= 0
-	return (offered || b.Pool().Config().SupportsPath) && !e.pathless.has(b.ID(), e.wheel.Now())
+	return (offered || b.Pool().Config().SupportsPath) && !e.pathless.has(b.ID())
 }
 
 // spliceEnrolment writes into a REGISTER to a registrar of ours what leads calls back.
@@ -218,18 +219,21 @@ func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
 	text = w.edge.tokens.appendFlow(text, flowToken{flow: x.flow, binding: id})
 	text = by.append(append(text, '@'))
 	if by.proto != wire.UDP {
-		text = append(append(text, ";transport="...), by.proto.Param()...)
+		text = append(append(text, ";transport="...), by.proto.URIParam()...)
 	}
 	text = append(text, ";lr"...)
 	if !hasLowerVia(m) && m.First(wire.KindPath) < 0 {
 		text = append(text, ";ob"...)
 	}
 	w.edit.End(append(text, ">\r\n"...))
+	for i := range x.contacts {
+		if c := &x.contacts[i]; c.shown != "" && c.shown != string(m.Bytes(c.uri)) {
+			w.takeBack(m, c.shown)
+		}
+	}
 }
 
-// spliceContacts puts our Contacts in the place of the phone's. A binding that the registrar
-// has under another Contact of ours, because the phone was somewhere else, is taken back in
-// the same request (RFC 3261 10.2.2): it would be rung in vain until it expired.
+// spliceContacts puts our Contacts in the place of the phone's.
 func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 	ed := &w.edit
 	for i := range x.contacts {
@@ -247,16 +251,23 @@ func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 		}
 		ed.ReplaceString(c.uri, text)
 		if x.asked(c) > 0 && c.shown != "" && c.shown != c.now {
-			ed.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+c.shown+">;expires=0\r\n")
+			w.takeBack(m, c.shown)
 		}
 	}
+}
+
+// takeBack has the registrar forget what it has for a phone under another URI (RFC 3261
+// 10.2.2), because the phone was somewhere else, or Path and Contact took turns: it would be
+// rung in vain until it expired.
+func (w *scratch) takeBack(m *wire.Msg, uri string) {
+	w.edit.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+uri+">;expires=0\r\n")
 }
 
 func appendContactURI(dst, token []byte, by sentBy) []byte {
 	dst = append(append(append(dst, "sip:"...), token...), '@')
 	dst = by.append(dst)
 	if by.proto != wire.UDP {
-		dst = append(append(dst, ";transport="...), by.proto.Param()...)
+		dst = append(append(dst, ";transport="...), by.proto.URIParam()...)
 	}
 	return dst
 }
@@ -335,7 +346,7 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 		return
 	}
 	if x.path && len(x.contacts) > 0 && res.First(wire.KindPath) < 0 && res.First(wire.KindContact) >= 0 {
-		e.ignoredPath(l.backend, now)
+		e.ignoredPath(w, l.backend)
 	}
 	for i := range x.contacts {
 		if k := &x.contacts[i]; k.isOurs {
@@ -439,43 +450,94 @@ func needsPings(f transport.Flow, contact []byte) bool {
 	return false
 }
 
-// pathless are the backends whose registrar did not keep a Path.
+// pathless are the backends whose registrar did not keep a Path. That is known until a
+// reload: who teaches a registrar Path tells the edge so.
 type pathless struct {
-	mu sync.Mutex
-	at map[uint32]time.Duration // by backend.Backend.ID, until when; bounded by the backends there are
+	mu  sync.Mutex
+	ids map[uint32]bool // by backend.Backend.ID; bounded by the backends there are
 }
 
-func (p *pathless) has(id uint32, now time.Duration) bool {
+func (p *pathless) has(id uint32) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return now < p.at[id]
+	return p.ids[id]
 }
 
 // add returns whether that is news.
-func (p *pathless) add(id uint32, now time.Duration) bool {
+func (p *pathless) add(id uint32) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	isNew := now >= p.at[id]
-	if p.at == nil {
-		p.at = map[uint32]time.Duration{}
+	if p.ids[id] {
+		return false
 	}
-	p.at[id] = now + ignoredFor
-	return isNew
+	if p.ids == nil {
+		p.ids = map[uint32]bool{}
+	}
+	p.ids[id] = true
+	return true
+}
+
+func (p *pathless) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ids = nil
 }
 
 // ignoredPath takes a registrar's 2xx without Path for what it is: RFC 3327 5.3 has it
-// repeated there.
-func (e *Edge) ignoredPath(b *backend.Backend, now time.Duration) {
-	mode := e.snap.Load().config.Registration.Mode
-	if !e.pathless.add(b.ID(), now) {
+// repeated there. In mode auto the phone is to come back soon, for a Contact of ours.
+func (e *Edge) ignoredPath(w *scratch, b *backend.Backend) {
+	isNews, line := e.pathless.add(b.ID()), e.log.Op().Warn().Str("backend", b.Name())
+	if e.snap.Load().config.Registration.Mode == "path" {
+		if isNews {
+			line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
+		}
 		return
 	}
-	line := e.log.Op().Warn().Str("backend", b.Name())
-	if mode == "path" {
-		line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
-		return
+	w.comeBack = true
+	if isNews {
+		line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on, which this one is asked for soon")
 	}
-	line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on")
+}
+
+// hasten lowers how long the registration in w.msg lasts, as far as its phone knows.
+func (w *scratch) hasten(m *wire.Msg) {
+	if i := m.First(wire.KindExpires); i >= 0 && secondsOf(m.Bytes(m.Headers[i].Value)) > comeBackIn {
+		w.edit.End(appendUint(w.edit.Begin(m.Headers[i].Value), comeBackIn))
+	}
+	it := m.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return
+		}
+		_, params, _, ok := m.ValueURI(v)
+		if !ok {
+			continue
+		}
+		switch n, at := expiresIn(m, params); {
+		case at.Empty():
+			w.edit.InsertString(int(v.End), ";expires="+strconv.Itoa(comeBackIn))
+		case n > comeBackIn:
+			w.edit.End(appendUint(w.edit.Begin(at), comeBackIn))
+		}
+	}
+}
+
+// expiresIn is the expires parameter of a Contact and where its value stands.
+func expiresIn(m *wire.Msg, params wire.Span) (seconds int, at wire.Span) {
+	all := m.Bytes(params)
+	v, found := wire.Param(all, "expires")
+	if !found || len(v) == 0 {
+		return wire.None, wire.Span{}
+	}
+	start := int(params.Start)
+	for i := range all { // v is a part of all
+		if &all[i] == &v[0] {
+			start += i
+			break
+		}
+	}
+	return secondsOf(v), wire.Span{Start: uint16(start), End: uint16(start + len(v))}
 }
 
 // flowClosed says which phones lost their way here. They have closed_grace to come back.

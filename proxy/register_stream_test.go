@@ -189,4 +189,14 @@ func TestDialogFollowsThePhone(t *testing.T) {
 	if n := len(l.e.Calls(CallFilter{})); n != 1 {
 		t.Errorf("%d calls", n)
 	}
+
+	// But when the other side hangs up, it is over, though nobody can be told.
+	c.cseq++
+	l.sendUDP(pbx, c.text("BYE"))
+	if got := title(pbx.getsWithin(5000)); got != "430 BYE" {
+		t.Errorf("%s", got)
+	}
+	if n := len(l.e.Calls(CallFilter{})); n != 0 {
+		t.Errorf("%d calls after a BYE", n)
+	}
 }

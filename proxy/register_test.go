@@ -402,11 +402,26 @@ func TestRegistrarThatIgnoresPathGetsContacts(t *testing.T) {
 		if asked.First(wire.KindPath) < 0 {
 			t.Fatalf("no Path in\n%s", asked.Buf)
 		}
-		pbx.answers(asked, 200, "r", "Contact: <sip:alice@192.168.1.20>;expires=60\r\n")
-		alice.get("200 REGISTER")
+		pbx.answers(asked, 200, "r", "Contact: <sip:alice@192.168.1.20>;expires=600;q=1, <sip:alice@192.168.1.30>\r\nExpires: 600\r\n")
+		if res := string(alice.get("200 REGISTER").Buf); !strings.Contains(res, "Contact: <sip:alice@192.168.1.20>;expires=30;q=1, <sip:alice@192.168.1.30>;expires=30\r\nExpires: 30\r\n") {
+			t.Errorf("the phone is not asked to come back:\n%s", res)
+		}
 		asked, _ = alice.registers(pbx, "<sip:alice@192.168.1.20>")
-		if asked.First(wire.KindPath) >= 0 || !strings.HasPrefix(uriIn(asked, wire.KindContact), "sip:sw-") {
+		if asked.First(wire.KindPath) >= 0 || !strings.HasPrefix(uriIn(asked, wire.KindContact), "sip:sw-") ||
+			!strings.Contains(string(asked.Buf), "Contact: <sip:alice@192.168.1.20>;expires=0\r\n") {
 			t.Errorf("after a 200 without Path the registrar is sent\n%s", asked.Buf)
+		}
+		shown := uriIn(asked, wire.KindContact)
+		asked, _ = alice.registers(pbx, "<sip:alice@192.168.1.20>")
+		if strings.Contains(string(asked.Buf), "expires=0") {
+			t.Errorf("nothing is left to forget:\n%s", asked.Buf)
+		}
+
+		// And back: the operator has taught it Path.
+		l.e.pathless.forget()
+		asked, _ = alice.registers(pbx, "<sip:alice@192.168.1.20>")
+		if asked.First(wire.KindPath) < 0 || !strings.Contains(string(asked.Buf), "Contact: <"+shown+">;expires=0\r\n") {
+			t.Errorf("with Path the registrar is sent\n%s", asked.Buf)
 		}
 		if n := len(l.lines("ignores Path")); n != 1 {
 			t.Errorf("%d lines", n)

@@ -25,6 +25,7 @@ type scratch struct {
 	guarding security.Message // what the message stage looks at
 	verdict  security.Verdict // of either
 	strip    []string         // headers that the sender of the response in msg may not write
+	comeBack bool             // the phone that gets the response in msg is to register again soon
 
 	effects dialog.Effects   // to be acted on
 	acting  dialog.Effects   // the buffers of those that are acted on
@@ -54,7 +55,7 @@ func (e *Edge) scratch() *scratch {
 }
 
 func (e *Edge) release(w *scratch) {
-	w.queue, w.arena, w.changes = w.queue[:0], w.arena[:0], w.changes[:0]
+	w.queue, w.arena, w.changes, w.comeBack = w.queue[:0], w.arena[:0], w.changes[:0], false
 	if cap(w.arena) > 256<<10 {
 		w.arena = nil
 	}

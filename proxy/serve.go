@@ -53,9 +53,22 @@ func (e *Edge) serve(w *scratch, p *transport.Packet) {
 			return
 		}
 		e.replyStateless(w, p.Flow, rej.status, rej.reason, rej.header)
+		e.endUnheard(w, &r, &rej, p.Flow, now)
 		return
 	}
 	e.open(w, p, snap, r, now)
+}
+
+// endUnheard takes a BYE that does not reach its phone for what it is: whoever sent it has
+// hung up.
+func (e *Edge) endUnheard(w *scratch, r *route, rej *rejection, from transport.Flow, now time.Duration) {
+	if rej.status != statusFlowFailed || w.msg.Method != wire.BYE || !r.dialog.Known() {
+		return
+	}
+	if v := r.dialog.Request(&w.effects, &w.msg, dialogFlow(from), 0, now); v.Tx != nil {
+		v.Tx.Final(&w.effects, nil, rej.status, now)
+	}
+	w.flush()
 }
 
 // noteRejection counts what became of a flow or token, and logs a sample of tokens.

@@ -254,7 +254,7 @@ func appendRecordRoute(dst []byte, key tokenKey, t token, by sentBy, sips bool) 
 	dst = key.append(dst, t)
 	dst = by.append(append(dst, '@'))
 	if by.proto != wire.UDP {
-		dst = append(append(dst, ";transport="...), by.proto.Param()...)
+		dst = append(append(dst, ";transport="...), by.proto.URIParam()...)
 	}
 	return append(dst, ";lr>\r\n"...)
 }

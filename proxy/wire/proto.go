@@ -36,6 +36,15 @@ func (p Proto) Param() string {
 	return protoNames[p].param
 }
 
+// URIParam is the transport parameter of a URI: a browser's is ws, secure or not
+// (RFC 7118 5.2).
+func (p Proto) URIParam() string {
+	if p == WSS {
+		return WS.Param()
+	}
+	return p.Param()
+}
+
 // Reliable tells whether the transport retransmits for us.
 func (p Proto) Reliable() bool { return p != UDP }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sipward/sipward/admin"
 	"github.com/sipward/sipward/proxy"
 	"github.com/sipward/sipward/test/siptest"
 )
@@ -562,6 +563,22 @@ func TestClosedTabIsADeadRegistration(t *testing.T) {
 		}
 		if took := time.Since(closed); took > 2*time.Second {
 			t.Errorf("the caller waited %s", took)
+		}
+	})
+	t.Run("the tab is closed amid a call", func(t *testing.T) {
+		ann := b.registered(t, "ann")
+		r := only(t)
+		ann.do(fmt.Sprintf("call(%q)", b.aor("desk")))
+		ann.confirmed()
+		ann.close()
+		b.closed(t, r)
+		// Nobody can take the BYE, but the call has ended all the same.
+		if code, err := b.desk.Request(within(t, soon), last(b.desk.CallIDs()), "BYE"); err != nil || code != 430 {
+			t.Errorf("BYE of the desk phone: %d %v, want 430", code, err)
+		}
+		var left admin.CallList
+		if ask(t, b.edge, &left, "calls", "list"); len(left.Calls) > 0 {
+			t.Errorf("calls are left: %+v", left.Calls)
 		}
 	})
 	for _, way := range []struct {

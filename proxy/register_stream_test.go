@@ -18,6 +18,9 @@ type mobile struct {
 	pbx  *peer
 	id   string
 	cseq int
+
+	asked *wire.Msg // what the registrar got last
+	path  string    // in it
 }
 
 func (l *lab) mobile(pbx *peer) *mobile {
@@ -39,6 +42,7 @@ func (m *mobile) registers(more string) string {
 	m.sends(fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/TCP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:alice@example.org>;tag=a\nTo: <sip:alice@example.org>\nCall-ID: %s\nCSeq: %d REGISTER\nContact: <sip:alice@%s;transport=tcp>;expires=600%s\nContent-Length: 0\n\n",
 		m.conn.LocalAddr(), m.id, m.cseq, m.id, m.cseq, m.conn.LocalAddr(), more))
 	asked := m.pbx.get("REGISTER")
+	m.asked, m.path = asked, uriIn(asked, wire.KindPath)
 	m.l.sendUDP(m.pbx, response(asked, 200, "r", keeps(asked)...))
 	m.get("200 REGISTER")
 	return uriIn(asked, wire.KindContact)

@@ -68,7 +68,7 @@ func (e *Edge) wayTo(snap *snapshot, a *dialog.Act) (route, bool) {
 		}
 	}
 	u, ok := wire.ParseURI(a.Next)
-	if !ok {
+	if !ok || at.Outside && !leadsBack(at.Flow, u) {
 		return route{}, false
 	}
 	// Towards the inside it has no more rights than the outside party that it
@@ -242,4 +242,16 @@ var noteText = map[dialog.NoteKind]string{
 	dialog.Untracked:      "header fields too long or no usable Contact: the edge cannot send requests of its own to this leg",
 	dialog.Exhausted:      "CSeq numbers are used up: the call is not probed any more, no_timer_call_duration applies",
 	dialog.Unacknowledged: "no ACK came, but both sides live: the call goes on, no_timer_call_duration applies",
+}
+
+// leadsBack says whether a next hop is the host that the outside party came from, now that its connection is gone. What
+// a stranger writes into Contact and Record-Route may name anybody, and a connection is soon closed: the edge would send
+// there whatever the call needs, and not for SIP alone. A connection of ours we may open again.
+func leadsBack(at dialog.Flow, next wire.URI) bool {
+	host := next.Host
+	if len(next.MAddr) > 0 {
+		host = next.MAddr
+	}
+	a, isIP := wire.ParseAddr(host)
+	return at.Listener == dialled || isIP && a.Unmap() == at.Remote.Addr()
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -205,4 +207,215 @@ func residentBytes(t *testing.T, pid int) int {
 		t.Fatal(err)
 	}
 	return pages * os.Getpagesize()
+}
+
+const (
+	handshakeTime = 5 * time.Second
+	messageTime   = 4 * time.Second
+)
+
+// A staller begins something on a connection and does not end it.
+type staller struct {
+	name   string
+	number int
+	dial   func(local netip.AddrPort) (net.Conn, error)
+	text   string
+	sends  int  // bytes of the text
+	drips  bool // the others follow one by one, too slowly
+	limit  time.Duration
+}
+
+// queue is an edge with a listener of each kind, and who stalls there.
+type queue struct {
+	cert *siptest.Certificate
+	at   map[string]netip.AddrPort
+
+	stallers sync.WaitGroup
+	mu       sync.Mutex // guards what follows
+	open     int
+	closed   map[string]int
+	wrong    []string
+}
+
+// tcp, secure and web are how far a staller gets on the listener of a network before it stalls.
+func (q *queue) tcp(network string) func(netip.AddrPort) (net.Conn, error) {
+	return func(local netip.AddrPort) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(local)}
+		return d.Dial("tcp", q.at[network].String())
+	}
+}
+
+func (q *queue) secure(network string) func(netip.AddrPort) (net.Conn, error) {
+	return func(local netip.AddrPort) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(local)}
+		return tls.DialWithDialer(&d, "tcp", q.at[network].String(), q.cert.Client())
+	}
+}
+
+func (q *queue) web(network string) func(netip.AddrPort) (net.Conn, error) {
+	return func(local netip.AddrPort) (net.Conn, error) {
+		w, err := siptest.DialWebSocket(network, local, q.at[network], q.cert.Client())
+		if err != nil {
+			return nil, err
+		}
+		return w.Conn, nil
+	}
+}
+
+// stall opens a connection, sends what it sends, calls begun, and waits for the edge to close it.
+func (q *queue) stall(k *staller, local netip.AddrPort, begun func()) {
+	started := time.Now()
+	conn, err := k.dial(local)
+	if err != nil {
+		q.note(k, err.Error())
+		begun()
+		return
+	}
+	defer func() { _ = conn.Close() }() // is closed already
+	if k.limit == messageTime {
+		started = time.Now()
+	}
+	_, err = io.WriteString(conn, k.text[:k.sends])
+	q.mu.Lock()
+	q.open++
+	q.mu.Unlock()
+	begun()
+	closed := make(chan struct{})
+	var dripper sync.WaitGroup
+	if k.drips {
+		dripper.Go(func() {
+			tick := time.NewTicker(100 * time.Millisecond)
+			defer tick.Stop()
+			for at := k.sends; at < len(k.text); at++ {
+				select {
+				case <-tick.C:
+					_, _ = io.WriteString(conn, k.text[at:at+1]) // fails in the end
+				case <-closed:
+					return
+				}
+			}
+		})
+	}
+	if err == nil {
+		err = conn.SetReadDeadline(started.Add(k.limit + slow))
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, conn) // nil: the edge closed it in good order
+	}
+	took := time.Since(started)
+	close(closed)
+	dripper.Wait()
+	q.mu.Lock()
+	q.open--
+	q.closed[k.name]++
+	q.mu.Unlock()
+	if took < k.limit || errors.Is(err, os.ErrDeadlineExceeded) {
+		q.note(k, fmt.Sprintf("after %s: %v", took, err))
+	}
+}
+
+func (q *queue) note(k *staller, what string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.wrong = append(q.wrong, k.name+": "+what)
+}
+
+// TestStalledConnectionsDelayNobody: hundreds stop amid a TLS handshake, an upgrade to a WebSocket, a frame or a message, or
+// send it byte by byte. A phone connects and registers as if they were not there; each of them is closed when its time is
+// over, not before.
+func TestStalledConnectionsDelayNobody(t *testing.T) {
+	t.Parallel()
+	registrar, err := siptest.NewRegistrar(siptest.RegistrarOptions{Address: at(nodeA), Path: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = registrar.Close() }) // what it still had to read is of no interest
+	q := &queue{cert: certificate(t), at: map[string]netip.AddrPort{}, closed: map[string]int{}}
+	o := settings{
+		listen:   []string{"udp:" + freeAddr(t).String()},
+		backends: []string{registrar.URI()},
+		top:      fmt.Sprintf("limits: { handshake_timeout: %v, message_timeout: %v }\n", handshakeTime.Seconds(), messageTime.Seconds()),
+	}
+	networks := []string{"tcp", "tls", "ws", "wss"}
+	for _, network := range networks {
+		q.at[network] = freeAddr(t)
+		o.listen = append(o.listen, listener(t, network, q.at[network], q.cert))
+	}
+	siptest.StartEdge(t, o.yaml())
+
+	hello := clientHello(t, q.cert)
+	get := strings.Join(siptest.UpgradeLines("edge.example"), "\r\n")
+	message := string(siptest.Request("OPTIONS", "sip:edge.example").Bytes())
+	frame := string(siptest.Final(siptest.TextFrame, message).Bytes())
+	count := 0
+	for i, k := range []staller{
+		{name: "no ClientHello", number: 20, dial: q.tcp("tls"), limit: handshakeTime},
+		{name: "half a ClientHello", number: 90, dial: q.tcp("tls"), text: hello, sends: len(hello) / 2, limit: handshakeTime},
+		{name: "ClientHello and no more", number: 90, dial: q.tcp("wss"), text: hello, sends: len(hello), limit: handshakeTime},
+		{name: "half a GET over WS", number: 100, dial: q.tcp("ws"), text: get, sends: len(get) / 2, limit: handshakeTime},
+		{name: "half a GET over WSS", number: 95, dial: q.secure("wss"), text: get, sends: len(get) / 2, limit: handshakeTime},
+		{name: "slow GET over WSS", number: 5, dial: q.secure("wss"), text: get, sends: 1, drips: true, limit: handshakeTime},
+		{name: "half a frame over WS", number: 30, dial: q.web("ws"), text: frame, sends: len(frame) / 2, limit: messageTime},
+		{name: "half a frame over WSS", number: 30, dial: q.web("wss"), text: frame, sends: len(frame) / 2, limit: messageTime},
+		{name: "slow frame over WSS", number: 5, dial: q.web("wss"), text: frame, sends: 1, drips: true, limit: messageTime},
+		{name: "half a message over TCP", number: 35, dial: q.tcp("tcp"), text: message, sends: len(message) / 2, limit: messageTime},
+	} {
+		var begun sync.WaitGroup
+		begun.Add(k.number)
+		for range k.number {
+			q.stallers.Go(func() { q.stall(&k, at(netip.AddrFrom4([4]byte{127, 3, 0, byte(1 + i)})), begun.Done) })
+		}
+		begun.Wait()
+		count += k.number
+	}
+
+	var slowest time.Duration
+	for _, network := range networks {
+		took := make([]time.Duration, 5)
+		for i := range took {
+			took[i] = q.register(t, network, fmt.Sprintf("%s%d", network, i))
+		}
+		slices.Sort(took)
+		slowest = max(slowest, took[len(took)/2])
+	}
+	q.mu.Lock()
+	stood := q.open
+	q.mu.Unlock()
+	t.Logf("beside %d stalled connections a phone takes %s to connect and register", stood, slowest.Round(time.Millisecond))
+	if most := 300 * time.Millisecond; !siptest.Race && (slowest > most || stood < count) {
+		t.Errorf("a phone takes %s to connect and register beside %d stalled connections, want %s at most beside %d", slowest, stood, most, count)
+	}
+	q.stallers.Wait()
+	for _, wrong := range q.wrong {
+		t.Error(wrong)
+	}
+	t.Logf("closed when their time was over: %v", q.closed)
+}
+
+// register is a new phone that connects and registers; it returns how long that took.
+func (q *queue) register(t *testing.T, network, user string) time.Duration {
+	t.Helper()
+	began := time.Now()
+	phone := siptest.NewHandset(rawDial(t, network, q.at[network], q.cert), siptest.HandsetOptions{User: user, Domain: domain})
+	t.Cleanup(phone.Close)
+	if res, err := phone.Register(within(t, soon), 60); err != nil || res.Status() != 200 {
+		t.Fatalf("REGISTER over %s: %v %v", network, res, err)
+	}
+	return time.Since(began)
+}
+
+// clientHello is the first thing that a TLS client sends.
+func clientHello(t *testing.T, cert *siptest.Certificate) string {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	go func() { // ends with the pipe
+		_ = tls.Client(theirs, cert.Client()).Handshake()
+	}()
+	buf := make([]byte, 16384)
+	n, err := ours.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ours.Close()
+	return string(buf[:n])
 }

@@ -69,7 +69,7 @@ const never time.Duration = math.MaxInt64
 func (e *Edge) decide(w *scratch, snap *snapshot, f transport.Flow) (route, rejection) {
 	m := &w.msg
 	d := decision{edge: e, snap: snap, m: m, flow: f, began: never}
-	d.r.inDialog = !m.To.Tag.Empty()
+	d.r.inDialog = !m.To.Tag.Empty() && m.Method != wire.REGISTER // which is part of none
 	d.r.from = snap.sender(m, f)
 	d.r.guarded = d.r.from == nil
 	d.stripOwnRoutes()
@@ -103,7 +103,7 @@ type decision struct {
 	phone     flowToken // in a Route or, in the place of its Contact, in the Request-URI
 	hasPhone  bool
 	inContact bool   // it is in the Request-URI
-	isSender  bool   // a token binds the flow that the request came on
+	isSender  bool   // bound is of the flow that the request came on
 	forged    string // where a token of ours stands that we did not write
 
 	isRemembered bool // affinity knows the call
@@ -248,7 +248,7 @@ func (d *decision) note(uri []byte) bool {
 	if !d.hasBound {
 		d.outward = d.leadsOut(t)
 	}
-	d.isSender = d.isSender || t.flow == dialogFlow(d.flow)
+	d.isSender = t.flow == dialogFlow(d.flow)
 	d.bound, d.hasBound = t, true
 	return true
 }
@@ -339,6 +339,9 @@ func (d *decision) target() rejection {
 	if d.r.strictRURI && !(servedScheme(u) && fitsStartLine(d.uri)) {
 		return rejection{status: 400, reason: "Bad Route"}
 	}
+	if d.m.Method == wire.REGISTER && d.r.from == nil {
+		return d.toPool(u) // wherever it wants to go: what registers around us is not led back
+	}
 	if d.hasPhone {
 		return d.toPhone()
 	}
@@ -385,7 +388,7 @@ func (d *decision) toBoundFlow(u wire.URI) (rej rejection, isDone bool) {
 func (d *decision) toPhone() rejection {
 	t := &d.phone
 	at := t.flow
-	if moved, ok := d.edge.bindings.Current(t.binding, binding.Flow(at)); ok {
+	if moved, ok := d.edge.bindings.Current(t.binding, binding.Flow(at)); ok && t.binding != 0 { // 0 names nobody
 		at, t.contact = dialog.Flow(moved), nil // by its latest URI
 	}
 	f, ok := d.edge.flowOf(d.snap, at)
@@ -396,6 +399,7 @@ func (d *decision) toPhone() rejection {
 		if d.r.contact, ok = d.edge.contactBehind(t); !ok {
 			return flowFailed
 		}
+		d.r.ownMaddr = false
 	}
 	d.r.flow, d.r.kind, d.r.toPhone = f, toFlow, true
 	d.strictness()

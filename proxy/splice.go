@@ -67,7 +67,7 @@ func (w *scratch) spliceRoutes(m *wire.Msg, r *route) {
 		case r.strictRURI && last:
 			uri, _, _ := wire.NameAddrURI(m.Bytes(v.Span))
 			ruri = uri
-			if !r.strictNext {
+			if !r.strictNext && r.contact == nil {
 				ed.Replace(m.RURI, uri)
 			}
 			ed.DeleteValue(v)

@@ -79,7 +79,7 @@ func (w *scratch) relayed(dst []byte, up transport.Flow, cseq, insertSE uint32) 
 	if insertSE != 0 {
 		w.insertTimer(insertSE)
 	}
-	if m.CSeqMethodID == wire.REGISTER && m.Status/100 == 2 {
+	if w.restores && m.CSeqMethodID == wire.REGISTER && m.Status/100 == 2 {
 		w.restoreContacts(m)
 		if w.comeBack {
 			w.hasten(m)

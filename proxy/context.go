@@ -81,6 +81,7 @@ type leg struct {
 	heard     bool          // any response came
 	abandoned bool          // another target was tried after silence
 	cancel    *cancelLeg    // the CANCEL for it
+	byPath    bool          // a REGISTER that has a Path of ours
 	wantsEnd  bool          // to be cancelled as soon as a provisional comes (RFC 3261 9.1)
 }
 
@@ -167,7 +168,7 @@ func (c *responseContext) settleLocked(now time.Duration) {
 		}
 	}
 	if c.answered && !c.anyPendingLocked() {
-		c.req, c.best = nil, nil
+		c.req, c.best, c.route.enrols = nil, nil, nil
 	}
 	if !open && !c.waiting {
 		c.forgetLocked()
@@ -195,7 +196,7 @@ func (c *responseContext) anyPendingLocked() bool {
 
 // weighLocked keeps the account of the bytes that all contexts hold.
 func (c *responseContext) weighLocked() {
-	n := len(c.req) + len(c.last) + len(c.best)
+	n := len(c.req) + len(c.last) + len(c.best) + c.route.enrols.size()
 	for i := range c.legs {
 		l := c.leg(i)
 		n += len(l.out)

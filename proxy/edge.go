@@ -43,22 +43,22 @@ const (
 // Edge is one running proxy. Make it with New, which opens the sockets, then
 // Start it; Reload at will; Stop it once.
 type Edge struct {
-	log      *eventlog.Log
-	wheel    *timers.Wheel
-	net      *transport.Layer
-	resolver *resolve.Resolver
-	table    *transaction.Table[transactor]
-	onConn   *connIndex
-	affinity *affinity
-	dialogs  *dialog.Store
-	bindings *binding.Table
-	pathless pathless
-	learned  *learned
-	records  *cdr.Writer
-	state    *store.File // nil: calls do not outlive a restart
-	sources  *sources
-	guard    *security.Guard
-	snap     atomic.Pointer[snapshot]
+	log        *eventlog.Log
+	wheel      *timers.Wheel
+	net        *transport.Layer
+	resolver   *resolve.Resolver
+	table      *transaction.Table[transactor]
+	onConn     *connIndex
+	affinity   *affinity
+	dialogs    *dialog.Store
+	bindings   *binding.Table
+	registrars registrars
+	learned    *learned
+	records    *cdr.Writer
+	state      *store.File // nil: calls do not outlive a restart
+	sources    *sources
+	guard      *security.Guard
+	snap       atomic.Pointer[snapshot]
 
 	key    transaction.Key // signs branches
 	tokens tokenKey        // signs Record-Route
@@ -251,7 +251,7 @@ func (e *Edge) Reload(c *config.Config) error {
 		return err
 	}
 	e.take(snap)
-	e.pathless.forget()
+	e.registrars.forget()
 	e.offload.outdate()
 	for _, err := range e.net.ReloadCertificates() {
 		e.log.Op().Warn().Msg(err.Error())

@@ -40,6 +40,7 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 		w.splice(m, &c.route, c.arrival, h, branch) // Via and Record-Route name the transport
 	}
 	l.flow, l.backend, l.addr = h.flow, h.backend, h.addr
+	l.byPath = c.route.enrols != nil && c.route.enrols.path
 	if c.call != nil {
 		c.call.Forwarded(h.backendID(), dialogFlow(h.flow))
 	}

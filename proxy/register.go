@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/backend"
@@ -25,6 +26,8 @@ const (
 	defaultExpires = 3600
 	// comeBackIn is the time in seconds until a phone is to register again whose Path was ignored.
 	comeBackIn = 30
+	// maxBelieved bounds in seconds how long a registration is taken to last of which the answer says nothing.
+	maxBelieved = 24 * 3600
 )
 
 // An enrolment is what a REGISTER from outside asks the registrar for, and how the edge
@@ -37,7 +40,11 @@ type enrolment struct {
 	isAll    bool // Contact: *
 	expires  int  // of the Expires header field, wire.None without
 	flow     dialog.Flow
-	path     bool // it went on with a Path; else with Contacts of ours
+	at       time.Duration // when it came
+	path     bool          // it went on last with a Path; else with Contacts of ours
+	tookBack bool          // with a line that takes an old Contact back
+	lasts    time.Duration // for how long the registrar keeps the longest
+	user     string        // whose password it has, else the AoR
 }
 
 // enrolled is one contact of it.
@@ -52,12 +59,17 @@ type enrolled struct {
 	token    []byte // of our Contact
 	shown    string // what the registrar has for it from before, a Contact of ours or its own; empty: nothing
 	now      string // what it is shown this time
+	isOver   bool   // its binding goes on with another Contact of the same request
+	instead  binding.ID
 }
 
 // enrol reads the contacts of a REGISTER to a registrar of ours.
 func (d *decision) enrol() rejection {
 	m, e := d.m, d.edge
-	x := &enrolment{aor: addressOfRecord(m.Bytes(m.To.URI)), expires: secondsOf(m.Value(wire.KindExpires)), flow: dialogFlow(d.flow)}
+	x := &enrolment{aor: addressOfRecord(m.Bytes(m.To.URI)), expires: secondsOf(m.Value(wire.KindExpires)), flow: dialogFlow(d.flow), at: e.wheel.Now()}
+	if x.aor == "" || !fitsStartLine(m.Bytes(m.To.URI)) { // pings carry it
+		return rejection{status: 400, reason: "Bad To"}
+	}
 	it := m.Values(wire.KindContact)
 	for {
 		v, ok := it.Next()
@@ -75,10 +87,35 @@ func (d *decision) enrol() rejection {
 		if !ok {
 			return rejection{status: 400, reason: "Bad Contact"}
 		}
+		e.setApart(m, x, &c)
 		x.contacts = append(x.contacts, c)
+	}
+	if x.isAll && (len(x.contacts) > 0 || x.expires != 0) { // RFC 3261 10.3 step 6
+		return rejection{status: 400, reason: "Bad Contact"}
 	}
 	d.r.enrols = x
 	return rejection{}
+}
+
+// setApart tells a contact from those before it that have the same instance. Phones that move
+// take their old Contact back in the same request: then it is one binding, which goes on with
+// the new one. Two that are to stay are two bindings (RFC 5626 6).
+func (e *Edge) setApart(m *wire.Msg, x *enrolment, c *enrolled) {
+	for i := range x.contacts {
+		p := &x.contacts[i]
+		if !c.isOurs || !p.isOurs || p.id != c.id {
+			continue
+		}
+		switch stays, comes := x.asked(p) > 0, x.asked(c) > 0; {
+		case comes && !stays:
+			p.isOver = true
+		case stays && !comes:
+			c.isOver = true
+		case len(c.instance) > 0 && !bytes.Equal(m.Bytes(p.uri), m.Bytes(c.uri)):
+			c.shown, c.instead = "", 0
+			e.identify(m, x, c, nil)
+		}
+	}
 }
 
 // enrolled reads one contact. One that is no SIP URI passes as it is: nobody can be
@@ -101,15 +138,30 @@ func (e *Edge) enrolled(m *wire.Msg, v wire.Value, x *enrolment) (c enrolled, ok
 	if id, found := wire.Param(m.Bytes(params), "reg-id"); found {
 		c.regID = uint32(max(secondsOf(id), 0))
 	}
-	c.instance = string(instance)
-	c.id = e.tokens.bindingID(x.aor, instance, c.regID, m.Bytes(uri))
-	c.token = e.tokens.appendFlow(nil, flowToken{flow: x.flow, binding: c.id, contact: m.Bytes(uri)})
-	if b, known := e.bindings.Get(c.id); known {
-		if c.shown = b.Shown; c.shown == "" {
-			c.shown = b.Contact
+	if len(instance) <= binding.MaxInstance { // else the table would not take it
+		c.instance = string(instance)
+	}
+	e.identify(m, x, &c, instance)
+	return c, true
+}
+
+// identify gives a contact its binding and finds what the registrar has for that.
+func (e *Edge) identify(m *wire.Msg, x *enrolment, c *enrolled, instance []byte) {
+	uri := m.Bytes(c.uri)
+	c.id = e.tokens.bindingID(x.aor, instance, c.regID, uri)
+	c.token = e.tokens.appendFlow(nil, flowToken{flow: x.flow, binding: c.id, contact: uri})
+	b, known := e.bindings.Get(c.id)
+	if !known && x.flow.Proto.Reliable() && len(instance) == 0 {
+		if b, known = e.bindings.Predecessor(x.aor, uri); known {
+			c.instead = b.ID
 		}
 	}
-	return c, true
+	if !known {
+		return
+	}
+	if c.shown = b.Shown; c.shown == "" {
+		c.shown = b.Contact
+	}
 }
 
 // asked is the time a contact is registered for, in seconds, as far as the request says.
@@ -164,7 +216,7 @@ func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, b *backend.Backend) bool {
 		return false
 	}
 	offered := m.Lists(wire.KindSupported, "path") || m.First(wire.KindPath) >= 0
-	return (offered || b.Pool().Config().SupportsPath) && !e.pathless.has(b.ID())
+	return (offered || b.Pool().Config().SupportsPath) && !e.registrars.isPathless(b.ID())
 }
 
 // spliceEnrolment writes into a REGISTER to a registrar of ours what leads calls back.
@@ -172,13 +224,16 @@ func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h h
 	if h.backend == nil {
 		return
 	}
-	x.path = w.edge.usesPath(snap, m, h.backend)
+	x.path, x.tookBack = w.edge.usesPath(snap, m, h.backend), false
 	by := w.edge.innerFace(snap, h.flow)
 	if x.path {
 		w.splicePath(m, x, by)
-		return
+	} else {
+		w.spliceContacts(m, x, by)
 	}
-	w.spliceContacts(m, x, by)
+	if !w.edge.registrars.isSingle(h.backend.ID()) {
+		w.takeBack(m, x)
+	}
 }
 
 // innerFace is what a registrar has to send to. Over a stream that is a listener too, never
@@ -214,9 +269,8 @@ func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
 	case !wire.HasToken(m.Bytes(m.Headers[i].Value), []byte("path")):
 		w.edit.InsertString(int(m.Headers[i].Line.Start), supported)
 	}
-	id := x.contacts[0].id
 	text := append(w.edit.Begin(wire.At(at)), "Path: <sip:"...)
-	text = w.edge.tokens.appendFlow(text, flowToken{flow: x.flow, binding: id})
+	text = w.edge.tokens.appendFlow(text, flowToken{flow: x.flow, binding: x.first()})
 	text = by.append(append(text, '@'))
 	if by.proto != wire.UDP {
 		text = append(append(text, ";transport="...), by.proto.URIParam()...)
@@ -227,10 +281,21 @@ func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
 	}
 	w.edit.End(append(text, ">\r\n"...))
 	for i := range x.contacts {
-		if c := &x.contacts[i]; c.shown != "" && c.shown != string(m.Bytes(c.uri)) {
-			w.takeBack(m, c.shown)
+		c := &x.contacts[i]
+		c.now = string(m.Bytes(c.uri))
+	}
+}
+
+// first is the binding that a Path names: one that stays, if there is one.
+func (x *enrolment) first() (id binding.ID) {
+	for i := range x.contacts {
+		if c := &x.contacts[i]; c.isOurs && (id == 0 || x.asked(c) > 0) {
+			if id = c.id; x.asked(c) > 0 {
+				break
+			}
 		}
 	}
+	return id
 }
 
 // spliceContacts puts our Contacts in the place of the phone's.
@@ -242,25 +307,49 @@ func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 			continue
 		}
 		c.now = string(appendContactURI(nil, c.token, by))
-		text := c.now
 		if x.asked(c) == 0 && c.shown != "" {
-			text = c.shown
+			c.now = c.shown
 		}
+		text := c.now
 		if c.isBare {
 			text = "<" + text + ">"
 		}
 		ed.ReplaceString(c.uri, text)
-		if x.asked(c) > 0 && c.shown != "" && c.shown != c.now {
-			w.takeBack(m, c.shown)
-		}
 	}
 }
 
 // takeBack has the registrar forget what it has for a phone under another URI (RFC 3261
 // 10.2.2), because the phone was somewhere else, or Path and Contact took turns: it would be
 // rung in vain until it expired.
-func (w *scratch) takeBack(m *wire.Msg, uri string) {
-	w.edit.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+uri+">;expires=0\r\n")
+func (w *scratch) takeBack(m *wire.Msg, x *enrolment) {
+	for i := range x.contacts {
+		if c := &x.contacts[i]; c.shown != "" && !x.tells(c.shown, i) {
+			w.edit.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+c.shown+">;expires=0\r\n")
+			x.tookBack = true
+		}
+	}
+}
+
+// tells says whether the request tells the registrar of a URI already, at contact i.
+func (x *enrolment) tells(uri string, i int) bool {
+	for k := range x.contacts {
+		if c := &x.contacts[k]; c.now == uri || k < i && c.shown == uri {
+			return true
+		}
+	}
+	return false
+}
+
+// size is about how many bytes it holds.
+func (x *enrolment) size() (n int) {
+	if x == nil {
+		return 0
+	}
+	for i := range x.contacts {
+		c := &x.contacts[i]
+		n += int(unsafe.Sizeof(*c)) + len(c.instance) + len(c.token) + len(c.shown) + len(c.now)
+	}
+	return n
 }
 
 func appendContactURI(dst, token []byte, by sentBy) []byte {
@@ -325,12 +414,15 @@ func (e *Edge) contactOf(uri []byte) ([]byte, bool) {
 	return e.contactBehind(&t)
 }
 
+// contactBehind is the URI as it is in the table where the token has only its beginning.
 func (e *Edge) contactBehind(t *flowToken) ([]byte, bool) {
-	if t.contact != nil {
+	if t.contact != nil && !t.isCut {
 		return t.contact, true
 	}
-	b, ok := e.bindings.Get(t.binding)
-	return []byte(b.Contact), ok
+	if b, ok := e.bindings.Follow(t.binding); ok {
+		return []byte(b.Contact), true
+	}
+	return t.contact, t.contact != nil
 }
 
 // registeredLocked learns from the 2xx to a REGISTER in w.msg what the registrar holds now.
@@ -342,36 +434,43 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 	w.again.Scan(c.req, c.up.Proto().Streamed())
 	req, res := &w.again, &w.msg
 	if x.isAll {
-		e.bindings.RemoveAll(x.aor, l.backend.ID(), 0)
+		e.bindings.RemoveAll(x.aor, l.backend.ID(), x.at)
 		return
 	}
-	if x.path && len(x.contacts) > 0 && res.First(wire.KindPath) < 0 && res.First(wire.KindContact) >= 0 {
-		e.ignoredPath(w, l.backend)
-	}
+	x.path = l.byPath
+	ignored := x.path && res.First(wire.KindPath) < 0
 	for i := range x.contacts {
-		if k := &x.contacts[i]; k.isOurs {
-			c.learnLocked(req, res, k, l, now)
+		k := &x.contacts[i]
+		if !k.isOurs || k.isOver {
+			continue
 		}
+		lasts, isListed := x.granted(req, res, k)
+		if ignored && isListed && lasts > 0 { // anything else may have other reasons
+			e.ignoredPath(w, l.backend)
+			ignored = false
+		}
+		c.learnLocked(req, k, l, time.Duration(lasts)*time.Second, now)
 	}
 }
 
 // learnLocked keeps or forgets one contact.
-func (c *responseContext) learnLocked(req, res *wire.Msg, k *enrolled, l *leg, now time.Duration) {
+func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts, now time.Duration) {
 	x, e := c.route.enrols, c.edge
-	lasts := time.Duration(x.granted(req, res, k)) * time.Second
 	if lasts == 0 {
-		e.bindings.Remove(k.id)
+		e.bindings.Unlearn(k.id, x.at)
 		return
 	}
+	callID := req.Bytes(req.CallID)
+	callID = callID[:min(len(callID), binding.MaxCallID)]
 	contact := req.Bytes(k.uri)
 	b := binding.Binding{
 		ID: k.id, AoR: x.aor, Contact: string(contact), UA: string(req.Value(wire.KindUserAgent)),
 		Instance: k.instance, RegID: k.regID,
 		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(c.arrival, contact),
-		Expires: now + lasts, CallID: string(req.Bytes(req.CallID)), CSeq: req.CSeq,
+		Expires: now + lasts, CallID: string(callID), CSeq: req.CSeq, Asked: x.at, Instead: k.instead,
 	}
-	if !x.path {
-		b.Shown = k.now
+	if !x.path { // another node may have been shown another one in the meantime
+		b.Shown = string(appendContactURI(nil, k.token, e.innerFace(e.snap.Load(), l.flow)))
 	}
 	outcome, _ := e.bindings.Learn(b, now)
 	if outcome == binding.Full && e.noteLines.Admit(now) {
@@ -381,20 +480,31 @@ func (c *responseContext) learnLocked(req, res *wire.Msg, k *enrolled, l *leg, n
 	if conn := x.flow.Conn; conn != 0 && e.net.ConnByID(conn) == nil {
 		e.bindings.Closed(conn, now) // it ended while the answer was on its way
 	}
-	user := x.aor
+	x.lasts, x.user = max(x.lasts, lasts), x.aor
 	if c.attempt != nil && c.attempt.User != "" {
-		user = c.attempt.User
+		x.user = c.attempt.User
 	}
-	e.guard.Known.Holds(security.SourceOf(c.source.Addr()), user, now+lasts, now)
+}
+
+// heldLocked keeps somebody known for as long as he is registered, if he proved himself: a
+// registrar may take anybody without a password.
+func (c *responseContext) heldLocked(now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	if x == nil || x.lasts == 0 {
+		return
+	}
+	if src := security.SourceOf(c.source.Addr()); e.guard.Known.Source(src, now) {
+		e.guard.Known.Holds(src, x.user, now+x.lasts, now)
+	}
 }
 
 // granted is how long the registrar keeps a contact, in seconds (RFC 3261 10.3 step 8): what
 // its answer says of it. Registrars that write Contacts in words of their own are believed to
-// have done what they were asked.
-func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) int {
-	asked := x.asked(k)
+// have done what they were asked, for a day at most.
+func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) (seconds int, isListed bool) {
+	asked := min(x.asked(k), maxBelieved)
 	if asked == 0 {
-		return 0
+		return 0, false
 	}
 	if n := secondsOf(res.Value(wire.KindExpires)); n != wire.None {
 		asked = n
@@ -403,16 +513,16 @@ func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) int {
 	for {
 		v, ok := it.Next()
 		if !ok {
-			return asked
+			return asked, false
 		}
 		uri, params, _, ok := res.ValueURI(v)
 		if !ok || !x.isSame(req.Bytes(k.uri), res.Bytes(uri), k) {
 			continue
 		}
 		if p, found := wire.Param(res.Bytes(params), "expires"); found && secondsOf(p) != wire.None {
-			return secondsOf(p)
+			return secondsOf(p), true
 		}
-		return asked
+		return asked, true
 	}
 }
 
@@ -450,43 +560,73 @@ func needsPings(f transport.Flow, contact []byte) bool {
 	return false
 }
 
-// pathless are the backends whose registrar did not keep a Path. That is known until a
-// reload: who teaches a registrar Path tells the edge so.
-type pathless struct {
-	mu  sync.Mutex
-	ids map[uint32]bool // by backend.Backend.ID; bounded by the backends there are
+// registrars is what their answers have taught of backends. It is known until a reload: who
+// changes a registrar tells the edge so. It is bounded by the backends there are.
+type registrars struct {
+	mu       sync.Mutex
+	pathless map[uint32]bool // by backend.Backend.ID: did not keep a Path
+	single   map[uint32]bool // refused a REGISTER that took an old Contact back
 }
 
-func (p *pathless) has(id uint32) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ids[id]
+func (r *registrars) isPathless(id uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pathless[id]
 }
 
-// add returns whether that is news.
-func (p *pathless) add(id uint32) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ids[id] {
+func (r *registrars) isSingle(id uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.single[id]
+}
+
+// ignoresPath returns whether that is news.
+func (r *registrars) ignoresPath(id uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return addTo(&r.pathless, id)
+}
+
+func (r *registrars) takesOne(id uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return addTo(&r.single, id)
+}
+
+func addTo(set *map[uint32]bool, id uint32) (isNews bool) {
+	if (*set)[id] {
 		return false
 	}
-	if p.ids == nil {
-		p.ids = map[uint32]bool{}
+	if *set == nil {
+		*set = map[uint32]bool{}
 	}
-	p.ids[id] = true
+	(*set)[id] = true
 	return true
 }
 
-func (p *pathless) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ids = nil
+func (r *registrars) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pathless, r.single = nil, nil
+}
+
+// refusedLocked looks whether it may have been for a Contact that we took back: there are
+// registrars that want one Contact. Then old ones have to expire.
+func (c *responseContext) refusedLocked(l *leg, status int) {
+	x := c.route.enrols
+	if x == nil || !x.tookBack || l.backend == nil {
+		return
+	}
+	switch status {
+	case 400, 500, 501:
+		c.edge.registrars.takesOne(l.backend.ID())
+	}
 }
 
 // ignoredPath takes a registrar's 2xx without Path for what it is: RFC 3327 5.3 has it
 // repeated there. In mode auto the phone is to come back soon, for a Contact of ours.
 func (e *Edge) ignoredPath(w *scratch, b *backend.Backend) {
-	isNews, line := e.pathless.add(b.ID()), e.log.Op().Warn().Str("backend", b.Name())
+	isNews, line := e.registrars.ignoresPath(b.ID()), e.log.Op().Warn().Str("backend", b.Name())
 	if e.snap.Load().config.Registration.Mode == "path" {
 		if isNews {
 			line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")

@@ -418,7 +418,7 @@ func TestRegistrarThatIgnoresPathGetsContacts(t *testing.T) {
 		}
 
 		// And back: the operator has taught it Path.
-		l.e.pathless.forget()
+		l.e.registrars.forget()
 		asked, _ = alice.registers(pbx, "<sip:alice@192.168.1.20>")
 		if asked.First(wire.KindPath) < 0 || !strings.Contains(string(asked.Buf), "Contact: <"+shown+">;expires=0\r\n") {
 			t.Errorf("with Path the registrar is sent\n%s", asked.Buf)

@@ -118,7 +118,7 @@ func (e *Edge) registrationInfo(b *binding.Binding) RegistrationInfo {
 	case b.Closed != 0:
 		x.State, x.Closed = "closed", e.wallTime(b.Closed)
 		x.Why = "its connection is closed: a call to it gets 430 at once, until the phone registers over a new one"
-	case b.Shown == "" && e.pathless.has(b.Backend):
+	case b.Shown == "" && e.registrars.isPathless(b.Backend):
 		x.Why = "its registrar ignores Path: a call to it does not find the edge until the phone registers again"
 	case x.Missed > 1:
 		x.Why = "a call to it goes over this flow, but the phone leaves pings unanswered: it may be gone"

@@ -159,8 +159,10 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 			return
 		}
 		c.registeredLocked(w, l, now)
+		w.restores = c.route.enrols != nil
 		se := c.heardFinalLocked(w, m, m.Status, now)
 		c.sendFinalLocked(w, m.Status, w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, se), dialog.Callee, now)
+		c.heldLocked(now)
 		return
 	}
 	if c.server.Step(transaction.Success, now, &c.snap.times)&transaction.Send == 0 {
@@ -190,6 +192,7 @@ func (c *responseContext) failureLocked(w *scratch, l *leg, now time.Duration) {
 		c.edge.rememberChallenger(m, l)
 		c.challengedLocked(m, now)
 	}
+	c.refusedLocked(l, m.Status)
 	if m.Status == 422 {
 		c.edge.learned.set(m, now)
 	}

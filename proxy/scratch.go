@@ -26,6 +26,7 @@ type scratch struct {
 	verdict  security.Verdict // of either
 	strip    []string         // headers that the sender of the response in msg may not write
 	comeBack bool             // the phone that gets the response in msg is to register again soon
+	restores bool             // the response in msg is that of a registrar of ours
 
 	effects dialog.Effects   // to be acted on
 	acting  dialog.Effects   // the buffers of those that are acted on

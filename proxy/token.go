@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"net/netip"
@@ -40,11 +41,13 @@ type token struct {
 
 // A flowToken is the user part of our Path (RFC 3327), and of the Contact that we put in
 // the place of a phone's. It adds the binding (8) and, in a Contact, the URI that stood
-// there, up to maxTokenContact bytes of it; a longer one only the binding table knows.
+// there. Of one longer than maxTokenContact it has what is before the parameters, which any
+// phone knows itself by; all of it only the binding table knows.
 type flowToken struct {
 	flow    dialog.Flow
 	binding binding.ID
 	contact []byte // nil in a Path
+	isCut   bool   // there was more of it
 }
 
 // face tells the two values of a double Record-Route apart. The one that faces
@@ -62,8 +65,9 @@ const (
 	tokenPrefix = "sw-"
 	// minTokenText is less than any token has; what is shorter may be somebody's name.
 	minTokenText = len(tokenPrefix) + 24
-	// maxTokenContact keeps a Contact of ours below 255 bytes, which is all that some registrars store.
-	maxTokenContact = 96
+	// maxTokenContact keeps a Contact of ours within 255 bytes, with any addresses and transports: some registrars
+	// store no more, and others refuse what is longer.
+	maxTokenContact = 92
 
 	tokenProtoMask = 0x07
 	tokenFaceShift = 3
@@ -71,6 +75,7 @@ const (
 	tokenV6        = 0x20
 	tokenVersion   = 0x40
 	tokenCallee    = 0x80
+	tokenCut       = 0x80 // of a flowToken
 	tokenSum       = 8
 	placeMaxRaw    = 1 + 1 + 2 + 16 + 8
 	routeRaw       = 4 + 4 + 8
@@ -105,12 +110,26 @@ func (k tokenKey) append(dst []byte, t token) []byte {
 // appendFlow appends the token of a Path or Contact.
 func (k tokenKey) appendFlow(dst []byte, t flowToken) []byte {
 	var buf [tokenMaxRaw]byte
-	raw := appendPlace(buf[:0], byte(noFace)<<tokenFaceShift, t.flow)
+	flags, contact := byte(noFace)<<tokenFaceShift, t.contact
+	if len(contact) > maxTokenContact {
+		flags |= tokenCut
+		contact = withoutParams(contact)
+	}
+	raw := appendPlace(buf[:0], flags, t.flow)
 	raw = binary.BigEndian.AppendUint64(raw, uint64(t.binding))
-	if len(t.contact) <= maxTokenContact {
-		raw = append(raw, t.contact...)
+	if len(contact) <= maxTokenContact {
+		raw = append(raw, contact...)
 	}
 	return k.seal(dst, raw)
+}
+
+// withoutParams is what is before the parameters and headers of a URI.
+func withoutParams(uri []byte) []byte {
+	start := bytes.IndexByte(uri, '@') + 1 // a user may hold both characters
+	if i := bytes.IndexAny(uri[start:], ";?"); i >= 0 {
+		return uri[:start+i]
+	}
+	return uri
 }
 
 // parse reads a token that append wrote with the same key.
@@ -137,9 +156,10 @@ func (k tokenKey) parse(user []byte) (t token, ok bool) {
 func (k tokenKey) parseFlow(user []byte) (t flowToken, ok bool) {
 	var buf [tokenMaxRaw + 2]byte
 	body, ok := k.open(buf[:], user)
-	if !ok || body[0]&(tokenFaceMask|tokenCallee) != byte(noFace)<<tokenFaceShift {
+	if !ok || body[0]&tokenFaceMask != byte(noFace)<<tokenFaceShift {
 		return t, false
 	}
+	t.isCut = body[0]&tokenCut != 0
 	t.flow, body, ok = cutPlace(body)
 	if !ok || len(body) < 8 {
 		return flowToken{}, false

@@ -1,0 +1,327 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// TestContactsOfOneInstance: phones take their old Contact back and write the new one in the
+// same REGISTER, in any order, with the same instance.
+func TestContactsOfOneInstance(t *testing.T) {
+	const was, is = "<sip:alice@192.168.1.20:5060>" + instance, "<sip:alice@192.168.1.99:5060>" + instance
+	for _, path := range []bool{false, true} {
+		for _, order := range [][]string{{was + ";expires=0", is + ";expires=600"}, {is + ";expires=600", was + ";expires=0"}} {
+			t.Run(fmt.Sprint(path, order), func(t *testing.T) {
+				m := "contact"
+				if path {
+					m = "path"
+				}
+				inLab(t, 1, mode(m, false), func(t *testing.T, l *lab) {
+					pbx, alice := l.pbx[0], l.phone.handset("alice")
+					asked, _ := alice.registers(pbx, was+";expires=600")
+					before := uriIn(asked, wire.KindContact)
+					asked, _ = alice.registers(pbx, order...)
+					if got := strings.Count(string(asked.Buf), "expires=0"); got != 1 || !strings.Contains(string(asked.Buf), "<"+before+">"+instance+";expires=0") {
+						t.Errorf("the registrar was told\n%s", asked.Buf)
+					}
+					x := l.e.Registrations(RegistrationFilter{})
+					if len(x) != 1 || x[0].Contact != "sip:alice@192.168.1.99:5060" || time.Until(x[0].Expires) < 590*time.Second {
+						t.Errorf("%+v", x)
+					}
+					if path {
+						c := pbx.callsTo("sip:alice@192.168.1.99:5060", uriIn(asked, wire.KindPath))
+						tok, _ := wire.ParseURI([]byte(uriIn(asked, wire.KindPath)))
+						if got, _ := l.e.tokens.parseFlow(tok.User); fmt.Sprintf("%016x", uint64(got.binding)) != x[0].ID {
+							t.Errorf("the Path is that of %x", got.binding)
+						}
+						c.sends("OPTIONS")
+						alice.answers(alice.get("OPTIONS"), 200, "p")
+						pbx.get("200 OPTIONS")
+					}
+					pass(time.Minute)
+				})
+			})
+		}
+	}
+}
+
+// TestTwoContactsOfOneInstance: without reg-id they are two (RFC 5626 6, RFC 3261 10.3).
+func TestTwoContactsOfOneInstance(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		const a, b = "<sip:alice@192.168.1.20:5060>" + instance, "<sip:alice@192.168.1.20:5062>" + instance
+		for range 3 {
+			asked, _ := alice.registers(pbx, a, b)
+			if n := l.e.bindings.Len(); n != 2 || strings.Contains(string(asked.Buf), "expires=0") {
+				t.Errorf("%d bindings, the registrar was told\n%s", n, asked.Buf)
+			}
+		}
+		alice.more = "Expires: 0\n"
+		alice.registers(pbx, a, b)
+		if n := l.e.bindings.Len(); n != 0 {
+			t.Errorf("%d bindings", n)
+		}
+		alice.more = ""
+		alice.registers(pbx, a, a)
+		if n := l.e.bindings.Len(); n != 1 {
+			t.Errorf("%d bindings", n)
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestAnswersThatCross: the REGISTER that came last counts, whichever answer comes last.
+func TestAnswersThatCross(t *testing.T) {
+	const contact = "<sip:alice@192.168.1.20>"
+	for _, first := range []string{contact + ";expires=0", "*"} {
+		t.Run(first, func(t *testing.T) {
+			inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+				pbx, alice := l.pbx[0], l.phone.handset("alice")
+				alice.registers(pbx, contact)
+				pass(time.Second)
+				if first == "*" {
+					alice.more = "Expires: 0\n"
+				}
+				alice.sends(alice.register(first))
+				away := pbx.get("REGISTER")
+				pass(50 * time.Millisecond)
+				alice.more = ""
+				alice.registers(pbx, contact)
+				pbx.answers(away, 200, "r")
+				alice.get("200 REGISTER")
+				if n := l.e.bindings.Len(); n != 1 {
+					t.Errorf("%d bindings", n)
+				}
+				pass(time.Minute)
+			})
+		})
+	}
+}
+
+// TestModeThatChanges: what the registrar has of the other mode is taken back, else a phone
+// would be called twice.
+func TestModeThatChanges(t *testing.T) {
+	const raw = "sip:alice@192.168.1.20"
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		reload := func(m string) {
+			c := *l.e.snap.Load().config
+			c.Registration.Mode = m
+			if err := l.e.Reload(&c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told := func(asked *wire.Msg, takenBack string) {
+			t.Helper()
+			if n := strings.Count(string(asked.Buf), "expires=0"); takenBack == "" && n != 0 || takenBack != "" && (n != 1 || !strings.Contains(string(asked.Buf), "Contact: <"+takenBack+">;expires=0\r\n")) {
+				t.Errorf("the registrar was told, not to forget %q,\n%s", takenBack, asked.Buf)
+			}
+		}
+		asked, _ := alice.registers(pbx, "<"+raw+">")
+		shown := uriIn(asked, wire.KindContact)
+		reload("path")
+		asked, _ = alice.registers(pbx, "<"+raw+">")
+		told(asked, shown)
+		asked, _ = alice.registers(pbx, "<"+raw+">")
+		told(asked, "")
+		reload("contact")
+		asked, _ = alice.registers(pbx, "<"+raw+">")
+		told(asked, raw)
+		reload("path")
+		alice.more = "Expires: 0\n"
+		alice.sends(alice.register("<" + raw + ">"))
+		asked = pbx.get("REGISTER")
+		told(asked, shown)
+		pbx.answers(asked, 200, "r")
+		alice.get("200 REGISTER")
+		if n := l.e.bindings.Len(); n != 0 {
+			t.Errorf("%d bindings", n)
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestPathOfContactsThatAreNoSIP: such a Path names no binding, and leads to nobody else's flow.
+func TestPathOfContactsThatAreNoSIP(t *testing.T) {
+	inLab(t, 1, mode("path", false), func(t *testing.T, l *lab) {
+		pbx, alice, bob := l.pbx[0], l.phone.handset("alice"), l.phone.handset("bob")
+		asked, _ := alice.registers(pbx, "<tel:+4930123>")
+		bob.registers(pbx, "<sip:bob@192.168.1.20>"+instance)
+		bob.peer = l.newPeer("MOVED")
+		pass(time.Second)
+		bob.registers(pbx, "<sip:bob@192.168.1.20>"+instance)
+		c := pbx.callsTo("tel:+4930123", uriIn(asked, wire.KindPath))
+		c.sends("OPTIONS")
+		bob.nothing()
+		alice.answers(alice.get("OPTIONS"), 200, "p")
+		pbx.get("200 OPTIONS")
+
+		asked, _ = alice.registers(pbx, "<tel:+4930123>, <sip:alice@192.168.1.20>")
+		u, _ := wire.ParseURI([]byte(uriIn(asked, wire.KindPath)))
+		if tok, _ := l.e.tokens.parseFlow(u.User); tok.binding == 0 {
+			t.Error("the Path names nobody")
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestRegistrarThatTakesOneContact: it refuses the line that takes an old Contact back; the
+// phone is registered all the same.
+func TestRegistrarThatTakesOneContact(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		alice.registers(pbx, "<sip:alice@192.168.1.20>"+instance)
+		alice.peer = l.newPeer("MOVED")
+		alice.sends(alice.register("<sip:alice@192.168.1.20>" + instance))
+		asked := pbx.get("REGISTER")
+		if asked.CountValues(wire.KindContact) != 2 {
+			t.Fatalf("%s", asked.Buf)
+		}
+		pbx.answers(asked, 400, "r")
+		alice.get("400 REGISTER")
+		asked, _ = alice.registers(pbx, "<sip:alice@192.168.1.20>"+instance)
+		if asked.CountValues(wire.KindContact) != 1 {
+			t.Errorf("it is told again\n%s", asked.Buf)
+		}
+		if x := l.e.Registrations(RegistrationFilter{}); len(x) != 1 || !strings.Contains(x[0].Flow, alice.addr.String()) {
+			t.Errorf("%+v", x)
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestRefusedRegisterTeachesNothing: only a 2xx does (RFC 3261 10.3).
+func TestRefusedRegisterTeachesNothing(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice, mallory := l.pbx[0], l.phone.handset("alice"), l.newPeer("MALLORY").handset("alice")
+		alice.registers(pbx, "<sip:alice@192.168.1.20>")
+		before := l.e.Registrations(RegistrationFilter{})
+		for _, status := range []int{300, 302, 401, 403, 404, 407, 423, 500, 600} {
+			for _, contact := range []string{"<sip:alice@192.168.1.20>", "<sip:alice@192.168.1.20>;expires=0", "*"} {
+				mallory.more = ""
+				if contact == "*" {
+					mallory.more = "Expires: 0\n"
+				}
+				mallory.sends(mallory.register(contact))
+				asked := pbx.get("REGISTER")
+				pbx.answers(asked, status, "r", append(keeps(asked), "Min-Expires: 60\r\n")...)
+				if got := mallory.get(fmt.Sprint(status, " REGISTER")); status == 423 && !strings.Contains(string(got.Buf), "Min-Expires: 60\r\n") {
+					t.Errorf("%s", got.Buf)
+				}
+			}
+		}
+		after := l.e.Registrations(RegistrationFilter{})
+		if len(after) != 1 || after[0].Flow != before[0].Flow || after[0].Expires.Sub(before[0].Expires).Abs() > 20*time.Millisecond {
+			t.Errorf("%+v", after)
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestAllButNotAll: "*" with another expiry than 0, or with other Contacts, is none
+// (RFC 3261 10.2.2), whatever a registrar says.
+func TestAllButNotAll(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		alice.registers(pbx, "<sip:alice@192.168.1.20>")
+		for _, more := range []string{"", "Expires: 60\n"} {
+			alice.more = more
+			alice.sends(alice.register("*"))
+			if asked := pbx.gets(); asked != nil {
+				pbx.answers(asked, 200, "r")
+			}
+			alice.gets()
+			if n := l.e.bindings.Len(); n != 1 {
+				t.Errorf("%d bindings", n)
+			}
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestPhoneWithoutInstanceComesBack: over another connection it writes another port, and is the
+// same phone all the same.
+func TestPhoneWithoutInstanceComesBack(t *testing.T) {
+	for _, m := range []string{"contact", "path"} {
+		t.Run(m, func(t *testing.T) {
+			pbx := (&lab{TB: t}).newPeer("PBX1")
+			l := started(t, "sip:"+pbx.addr.String(), mode(m, false))
+			pbx.lab = l
+			phone := l.mobile(pbx)
+			before := phone.registers("")
+			route := phone.path
+			id := l.e.Registrations(RegistrationFilter{})[0].ID
+			_ = phone.reconnects().Close()
+			for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+				if x := l.e.Registrations(RegistrationFilter{}); len(x) == 1 && x[0].State == "closed" {
+					break
+				}
+			}
+			now := phone.registers("")
+			x := l.e.Registrations(RegistrationFilter{})
+			if len(x) != 1 || x[0].ID == id || x[0].State != "registered" || x[0].Former == "" {
+				t.Errorf("%+v", x)
+			}
+			if isTold := strings.Contains(string(phone.asked.Buf), "Contact: <"+before+">;expires=0\r\n"); !isTold {
+				t.Errorf("the registrar was told\n%s", phone.asked.Buf)
+			}
+			for _, uri := range []string{now, before} {
+				c := pbx.callsTo(uri, "")
+				if m == "path" {
+					c.route = "Route: <" + route + ">\n"
+				}
+				l.sendUDP(pbx, c.text("INVITE"))
+				pbx.get("100 INVITE")
+				req := phone.get("INVITE")
+				if m == "contact" && !strings.Contains(string(req.Bytes(req.RURI)), phone.conn.LocalAddr().String()) {
+					t.Errorf("called as %s", req.Bytes(req.RURI))
+				}
+				phone.sends(response(req, 486, "p"))
+				pbx.get("486 INVITE")
+				phone.get("ACK")
+			}
+		})
+	}
+}
+
+// TestLongContacts: the URI that a registrar is shown fits what registrars store, and leads
+// back to a phone that the edge has forgotten.
+func TestLongContacts(t *testing.T) {
+	inLab(t, 1, func(c *config.Config) {
+		mode("contact", false)(c)
+		c.Listen[0].Advertise = "[2001:db8:1234:5678:9abc:def0:1234:5678]"
+	}, func(t *testing.T, l *lab) {
+		pbx := l.pbx[0]
+		for _, tail := range []string{"", ";ob", ";x=" + strings.Repeat("y", 40), ";pn-provider=fcm;pn-prid=" + strings.Repeat("z", 300)} {
+			alice := l.phone.handset("alice")
+			contact := "sip:alice@192.168.1.20:5060;transport=udp" + tail
+			asked, got := alice.registers(pbx, "<"+contact+">")
+			shown := uriIn(asked, wire.KindContact)
+			if len(shown) > 255 {
+				t.Errorf("%d bytes: %s", len(shown), shown)
+			}
+			if uriIn(got, wire.KindContact) != contact {
+				t.Errorf("the phone gets\n%s", got.Buf)
+			}
+			for _, isForgotten := range []bool{false, true} {
+				if isForgotten {
+					l.e.bindings.RemoveAll(alice.aor, l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID(), 0)
+				}
+				c := pbx.callsTo(shown, "")
+				c.sends("OPTIONS")
+				req := alice.get("OPTIONS")
+				if ruri := string(req.Bytes(req.RURI)); ruri != contact && !(isForgotten && strings.HasPrefix(contact, ruri+";") && strings.HasPrefix(ruri, "sip:alice@192.168.1.20:5060")) {
+					t.Errorf("called as %s", ruri)
+				}
+				alice.answers(req, 200, "p")
+				pbx.get("200 OPTIONS")
+			}
+		}
+		pass(time.Minute)
+	})
+}

@@ -239,6 +239,15 @@ func (c *Conn) run(raw *net.TCPConn) {
 	c.layer.handler.Closed(c, c.Err())
 }
 
+func (c *Conn) relax() {
+	c.mu.Lock()
+	box := c.box
+	c.mu.Unlock()
+	if box != nil {
+		box.relax()
+	}
+}
+
 // reason is why reading ended: where the box closed the socket because of the writing side, that is why.
 func (c *Conn) reason(err error) error {
 	c.mu.Lock()

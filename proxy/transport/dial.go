@@ -66,7 +66,7 @@ func (l *Layer) serves() bool {
 func (c *Conn) dial() (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, dialTimeout)
 	defer cancel()
-	d := net.Dialer{Control: c.layer.limits.tuneStream, KeepAliveConfig: c.layer.limits.keepAlive}
+	d := net.Dialer{Control: tuneStream, KeepAliveConfig: c.layer.limits.keepAlive}
 	d.SetMultipathTCP(false)
 	if c.from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.from, 0))

@@ -199,6 +199,16 @@ func (r *registry) shut() []*Conn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.isShut = true
+	return r.allLocked()
+}
+
+func (r *registry) all() []*Conn {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.allLocked()
+}
+
+func (r *registry) allLocked() []*Conn {
 	all := make([]*Conn, 0, len(r.byID))
 	for _, c := range r.byID {
 		all = append(all, c)

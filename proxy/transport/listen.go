@@ -197,7 +197,7 @@ func (l *Listener) openTCP(bind netip.AddrPort) error {
 	if bind.Addr().Is6() {
 		network = "tcp6" // [::] is IPv6 only
 	}
-	lc := net.ListenConfig{Control: l.layer.limits.tuneStream, KeepAliveConfig: l.layer.limits.keepAlive}
+	lc := net.ListenConfig{Control: tuneStream, KeepAliveConfig: l.layer.limits.keepAlive}
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), network, bind.String())
 	if err != nil {

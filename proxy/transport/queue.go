@@ -20,6 +20,8 @@ type outbox struct {
 	start   func(func()) bool // starts the writing goroutine
 	failed  func(error)       // told of errors outside Write; called without mu
 
+	unacknowledged time.Duration
+
 	inlet inlet
 	raw   syscall.RawConn
 	try   func(fd uintptr) bool // prepared, so that a Write does not allocate it
@@ -33,6 +35,12 @@ type outbox struct {
 	drained  chan struct{} // closed when the writer ends; nil = there is none
 	err      error
 	isClosed bool
+
+	// isHasty: the kernel gives the connection up when data is not acknowledged in time (TCP_USER_TIMEOUT). That option
+	// may not stay set on a connection at rest: with it Linux gives up at the first keep-alive probe that is lost, and
+	// one lost packet, or a burst of probes over many connections, must not cost a phone its registration.
+	isHasty bool
+	wrote   bool // since the last relax
 }
 
 // writeChunk is what a peer has to take within the write timeout.
@@ -43,7 +51,8 @@ func newOutbox(conn *net.TCPConn, l limits, start func(func()) bool, failed func
 	if err != nil {
 		return nil, err
 	}
-	o := &outbox{TCPConn: conn, limit: l.writeQueue, timeout: l.write, start: start, failed: failed, raw: raw}
+	o := &outbox{TCPConn: conn, limit: l.writeQueue, timeout: l.write, start: start, failed: failed, raw: raw,
+		unacknowledged: l.unacknowledged}
 	o.try = o.tryLocked
 	return o, nil
 }
@@ -56,6 +65,7 @@ func (o *outbox) Write(p []byte) (int, error) {
 		return 0, o.err
 	}
 	all := len(p)
+	o.wrote = true
 	if o.drained == nil {
 		n, err := o.tryWriteLocked(p)
 		if err != nil {
@@ -97,8 +107,28 @@ func (o *outbox) tryWriteLocked(p []byte) (int, error) {
 
 // tryLocked is called back by raw.Write under mu. It always says that it is done.
 func (o *outbox) tryLocked(fd uintptr) bool {
+	if !o.isHasty {
+		o.isHasty = true
+		setUserTimeout(fd, o.unacknowledged)
+	}
 	o.tried, o.tryErr = writeNow(fd, o.trying)
 	return true
+}
+
+// relax comes at intervals of more than unacknowledged: what was written before the last one has arrived by now, or the
+// connection is gone.
+func (o *outbox) relax() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.isHasty || o.isClosed {
+		return
+	}
+	if o.wrote || o.drained != nil {
+		o.wrote = false
+		return
+	}
+	o.isHasty = false
+	_ = o.raw.Control(func(fd uintptr) { setUserTimeout(fd, 0) })
 }
 
 // failLocked ends the connection. Writing fails from now on with err, reading with whatever the closed socket gives.

@@ -138,8 +138,8 @@ type limits struct {
 	acceptRate                              int // connections per second
 
 	keepAlive net.KeepAliveConfig
-	// unacknowledged is how long sent data may stay without an acknowledgement before the connection is given up
-	// (TCP_USER_TIMEOUT); RFC 9293 would have it retransmitted for a quarter of an hour.
+	// unacknowledged is how long sent data may stay without an acknowledgement before the connection is given up; RFC
+	// 9293 would have it retransmitted for a quarter of an hour.
 	unacknowledged time.Duration
 }
 
@@ -199,12 +199,24 @@ func (l *Layer) Serve(h Handler) {
 	for _, listener := range listeners {
 		listener.serve()
 	}
+	l.run(l.relax) // ends with Close
 	if l.watchesCertificates() {
 		l.run(func() { // ends with Close
 			t := time.NewTicker(certificatePoll)
 			defer t.Stop()
 			l.watchCertificates(t.C)
 		})
+	}
+}
+
+// relax goes through the connections for outbox.relax.
+func (l *Layer) relax() {
+	const margin = time.Second // the kernel's timers are not exact
+	for !l.isDone() {
+		l.pause(l.limits.unacknowledged + margin)
+		for _, c := range l.conns.all() {
+			c.relax()
+		}
 	}
 }
 

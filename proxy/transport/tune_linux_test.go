@@ -31,14 +31,44 @@ func TestDeadPeersAreLookedFor(t *testing.T) {
 			}
 			_ = dialled.Send([]byte(message(1, 0)))
 			accepted := next(t, r.packets).flow
+			want := map[int]int{unix.TCP_KEEPIDLE: c.idle, unix.TCP_KEEPINTVL: 5, unix.TCP_KEEPCNT: 3, unix.TCP_USER_TIMEOUT: c.patience}
+			_ = accepted.Send([]byte(message(2, 0)))
+			next(t, r.packets)
 			for name, flow := range map[string]Flow{"accepted": accepted, "dialled": dialled} {
-				for option, want := range map[int]int{unix.TCP_KEEPIDLE: c.idle, unix.TCP_KEEPINTVL: 5, unix.TCP_KEEPCNT: 3, unix.TCP_USER_TIMEOUT: c.patience} {
+				for option, want := range want {
 					if got := socketOption(t, flow.Conn(), option); got != want {
 						t.Errorf("%s: option %d is %d, want %d", name, option, got, want)
 					}
 				}
 			}
 		})
+	}
+}
+
+// A lost keep-alive probe must not cost a connection at rest: the impatience lasts as long as there may be data under way.
+func TestConnectionsAtRestArePatient(t *testing.T) {
+	r := newRecorder()
+	l := start(t, Options{}, r, spec("tcp 127.0.0.1:0"))
+	peer := dialTo(t, l, 0)
+	write(t, peer, message(1, 0))
+	flow := next(t, r.packets).flow
+	for i, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 0},
+		{func() { _ = flow.Send([]byte("a")) }, 10000},
+		{flow.Conn().relax, 10000}, // it may have been sent just now
+		{func() { _ = flow.Send([]byte("b")) }, 10000},
+		{flow.Conn().relax, 10000},
+		{flow.Conn().relax, 0},
+		{flow.Conn().relax, 0},
+		{func() { _ = flow.Conn().Ping() }, 10000},
+	} {
+		step.do()
+		if got := socketOption(t, flow.Conn(), unix.TCP_USER_TIMEOUT); got != step.want {
+			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
 	}
 }
 

@@ -2,6 +2,11 @@
 
 package transport
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
-func (l *limits) tuneStream(_, _ string, _ syscall.RawConn) error { return nil }
+func tuneStream(_, _ string, _ syscall.RawConn) error { return nil }
+
+func setUserTimeout(uintptr, time.Duration) {}

@@ -118,7 +118,7 @@ func readUntil(conn net.Conn, end string) (string, error) {
 func gather(t *testing.T, network string, edge netip.AddrPort, all int) {
 	t.Helper()
 	phones := exec.Command(os.Args[0], "-test.run=^$")
-	phones.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", idlersVariable, network, edge, all))
+	phones.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", idlersVariable, network, edge, all), "GORACE=atexit_sleep_ms=0")
 	phones.Stderr = os.Stderr
 	in, err := phones.StdinPipe()
 	if err != nil {
@@ -169,7 +169,7 @@ func TestIdleConnectionsTakeLittle(t *testing.T) {
 	}{
 		{"tcp", 10000, 12 << 10},
 		{"ws", 2000, 12 << 10},
-		{"tls", 5000, 40 << 10},
+		{"tls", 3000, 40 << 10},
 		{"wss", 2000, 40 << 10},
 	} {
 		t.Run(test.network, func(t *testing.T) {
@@ -187,8 +187,11 @@ func TestIdleConnectionsTakeLittle(t *testing.T) {
 			began := time.Now()
 			gather(t, test.network, addr, all)
 			used := (residentBytes(t, edge.PID()) - before) / all
+			if siptest.Race { // whose own memory is many times more
+				return
+			}
 			t.Logf("%s: %d connections at rest take %d bytes each; opened in %s", test.network, all, used, time.Since(began).Round(time.Millisecond))
-			if !siptest.Race && used > test.most {
+			if used > test.most {
 				t.Errorf("%s: %d bytes for a connection at rest, want %d at most", test.network, used, test.most)
 			}
 		})

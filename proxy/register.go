@@ -298,9 +298,11 @@ func (x *enrolment) first() (id binding.ID) {
 	return id
 }
 
-// spliceContacts puts our Contacts in the place of the phone's.
+// spliceContacts puts our Contacts in the place of the phone's. A Path of somebody else would
+// lead calls around us, to wherever it names.
 func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 	ed := &w.edit
+	ed.DeleteNamed("Path")
 	for i := range x.contacts {
 		c := &x.contacts[i]
 		if !c.isOurs {

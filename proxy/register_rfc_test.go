@@ -325,3 +325,114 @@ func TestLongContacts(t *testing.T) {
 		pass(time.Minute)
 	})
 }
+
+// TestLateAnswerOfTheFirstNode: one REGISTER goes to two nodes, each in its mode, and what the
+// node that answers was shown counts.
+func TestLateAnswerOfTheFirstNode(t *testing.T) {
+	inLab(t, 2, mode("auto", true), func(t *testing.T, l *lab) {
+		alice, id := l.phone.handset("alice"), l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID()
+		l.e.registrars.ignoresPath(id)
+		alice.sends(alice.register("<sip:alice@192.168.1.20>"))
+		first := l.pbx[0].get("REGISTER")
+		var second *wire.Msg
+		for range 100 {
+			pass(100 * time.Millisecond)
+			if second = l.pbx[1].gets(); second != nil {
+				break
+			}
+		}
+		if second == nil || second.First(wire.KindPath) < 0 || first.First(wire.KindPath) >= 0 {
+			t.Fatalf("the nodes got\n%s%v", first.Buf, second)
+		}
+		l.pbx[0].answers(first, 200, "r", keeps(first)...)
+		res := alice.get("200 REGISTER")
+		if got := uriIn(res, wire.KindContact); got != "sip:alice@192.168.1.20" {
+			t.Errorf("the phone gets %s", got)
+		}
+		var x []RegistrationInfo
+		if x = l.e.Registrations(RegistrationFilter{}); len(x) != 1 || x[0].Backend != "pbx1" || x[0].Shown != uriIn(first, wire.KindContact) {
+			t.Errorf("%+v", x)
+		}
+		l.pbx[1].answers(second, 200, "r", keeps(second)...) // nobody wants it any more
+		if after := l.e.Registrations(RegistrationFilter{}); len(after) != 1 || after[0].Backend != "pbx1" {
+			t.Errorf("%+v", after)
+		}
+		pass(time.Minute)
+	})
+}
+
+// TestExtensionsPass: what only phone and registrar have to know goes through as it is.
+func TestExtensionsPass(t *testing.T) {
+	for _, m := range []string{"contact", "path"} {
+		inLab(t, 1, mode(m, false), func(t *testing.T, l *lab) {
+			pbx, alice := l.pbx[0], l.phone.handset("alice")
+			alice.more = "Require: outbound\nSupported: path, outbound, gruu\nX-Any: thing\n"
+			const params = `;q=0.7;expires=600;reg-id=1;+sip.instance="<urn:uuid:1>";+sip.ice;methods="INVITE,ACK"`
+			alice.sends(alice.register("<sip:alice@[2001:db8::1]:5060;transport=udp;ob>"+params, "<sips:alice@192.168.1.20>;q=0.1", "<tel:+4930123>", "<mailto:a@b>;q=0.2"))
+			asked := pbx.get("REGISTER")
+			s := string(asked.Buf)
+			for _, want := range []string{"Require: outbound\r\n", "Supported: path, outbound, gruu\r\n", "X-Any: thing\r\n", ">" + params + "\r\n", ">;q=0.1\r\n", "Contact: <tel:+4930123>\r\n", "Contact: <mailto:a@b>;q=0.2\r\n"} {
+				if !strings.Contains(s, want) {
+					t.Errorf("%s: %q is missing in\n%s", m, want, s)
+				}
+			}
+			if m == "path" && !strings.Contains(s, ";lr;ob>\r\n") {
+				t.Errorf("no ob in\n%s", s)
+			}
+			gruu := ">;pub-gruu=\"sip:alice@example.org;gr=urn:uuid:1\";temp-gruu=\"sip:x@example.org;gr\";expires=500\r\n"
+			pbx.answers(asked, 200, "r", "Contact: <"+uriIn(asked, wire.KindContact)+gruu, "Require: outbound\r\n", "Service-Route: <sip:pbx;lr>\r\n", "Path: <"+uriIn(asked, wire.KindPath)+">\r\n")
+			got := string(alice.get("200 REGISTER").Buf)
+			for _, want := range []string{"Contact: <sip:alice@[2001:db8::1]:5060;transport=udp;ob" + gruu, "Require: outbound\r\n", "Service-Route: <sip:pbx;lr>\r\n"} {
+				if !strings.Contains(got, want) {
+					t.Errorf("%s: %q is missing in\n%s", m, want, got)
+				}
+			}
+			if x := l.e.Registrations(RegistrationFilter{Text: "2001"}); len(x) != 1 || x[0].RegID != 1 || x[0].Instance == "" || time.Until(x[0].Expires) > 500*time.Second {
+				t.Errorf("%+v", x)
+			}
+			pass(time.Minute)
+		})
+	}
+}
+
+// TestManyUsersOnOneConnection: an SBC or a phone with two lines. One that leaves takes nobody
+// along, and its end is theirs.
+func TestManyUsersOnOneConnection(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
+	pbx.lab = l
+	sbc := l.mobile(pbx)
+	shown := map[string]string{}
+	for i := range 40 {
+		user := fmt.Sprintf("user%d", i)
+		sbc.user, sbc.id = user, user
+		shown[user] = sbc.registers("")
+	}
+	if n := l.e.bindings.Len(); n != 40 || l.e.bindings.Flows() != 1 {
+		t.Fatalf("%d bindings, %d flows", n, l.e.bindings.Flows())
+	}
+	_ = sbc.reconnects().Close()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if x := l.e.Registrations(RegistrationFilter{}); x[0].State == "closed" {
+			break
+		}
+	}
+	if got := l.lines("[TCP:CLOSED]"); len(got) != 1 || len(got[0]) > 1000 {
+		t.Errorf("%q", got)
+	}
+	sbc.user, sbc.id = "user7", "user7"
+	now := sbc.registers("")
+	for user, uri := range map[string]string{"user7": shown["user7"], "now": now} {
+		c := pbx.callsTo(uri, "")
+		l.sendUDP(pbx, c.text("OPTIONS"))
+		sbc.sends(response(sbc.get("OPTIONS"), 200, "p"))
+		if got := title(pbx.getsWithin(5000)); got != "200 OPTIONS" {
+			t.Errorf("%s: %s", user, got)
+		}
+	}
+	c := pbx.callsTo(shown["user8"], "")
+	l.sendUDP(pbx, c.text("OPTIONS"))
+	if got := title(pbx.getsWithin(5000)); got != "430 OPTIONS" {
+		t.Errorf("user8: %s", got)
+	}
+}

@@ -340,7 +340,7 @@ func (d *decision) target() rejection {
 		return rejection{status: 400, reason: "Bad Route"}
 	}
 	if d.m.Method == wire.REGISTER && d.r.from == nil {
-		return d.toPool(u) // wherever it wants to go: what registers around us is not led back
+		return d.toRegistrar(u)
 	}
 	if d.hasPhone {
 		return d.toPhone()
@@ -404,6 +404,20 @@ func (d *decision) toPhone() rejection {
 	d.r.flow, d.r.kind, d.r.toPhone = f, toFlow, true
 	d.strictness()
 	return rejection{}
+}
+
+// toRegistrar sends a REGISTER from outside to a pool, whatever else it wants: what
+// registers around us is not led back. Its Routes end here, lest a PBX follow them; one
+// that leads to somebody unknown is refused as in other requests.
+func (d *decision) toRegistrar(u wire.URI) rejection {
+	if d.hasNext {
+		uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
+		if next, ok := wire.ParseURI(uri); !ok || !d.knownName(next) {
+			return d.foreignRoute(next)
+		}
+		d.r.popped = d.m.CountValues(wire.KindRoute)
+	}
+	return d.toPool(u)
 }
 
 // pinToken makes the backend of the token the place of last resort.

@@ -285,8 +285,8 @@ type Limits struct {
 	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake, and for a WebSocket upgrade." min:"0.01" safe:"1" max:"120" apply:"restart"`
 	MessageTimeout          Duration `yaml:"message_timeout" doc:"Time from the first byte of a message on a stream to its last." min:"0.01" safe:"1" max:"300" apply:"restart"`
 	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
-	KeepaliveIdle           Duration `yaml:"keepalive_idle" doc:"A connection on which nothing came for this time is probed by the kernel (TCP keep-alive)." min:"1" safe:"5" max:"7200" apply:"restart"`
-	UnackedTimeout          Duration `yaml:"unacked_timeout" doc:"A connection whose peer acknowledges nothing for this time is closed (TCP_USER_TIMEOUT); so long a call to a phone that fell silent may take to fail." min:"1" safe:"5" max:"300" apply:"restart"`
+	KeepaliveIdle           Duration `yaml:"keepalive_idle" doc:"A connection on which nothing came for this time is probed by the kernel (TCP keep-alive), and closed when three probes in a row, 5 s apart, find nobody." min:"1" safe:"5" max:"7200" apply:"restart"`
+	UnackedTimeout          Duration `yaml:"unacked_timeout" doc:"A connection whose peer does not acknowledge for this time what was sent to it is closed (TCP_USER_TIMEOUT); so long a call to a phone that fell silent may take to fail." min:"1" safe:"5" max:"300" apply:"restart"`
 	WriteTimeout            Duration `yaml:"write_timeout" doc:"A connection whose peer takes nothing for this time is closed." min:"0.01" safe:"1" max:"300" apply:"restart"`
 	WriteQueue              int      `yaml:"write_queue" doc:"What may wait to be written to one connection; above it the connection is closed." unit:"bytes" min:"65536" max:"67108864" apply:"restart"`
 	ReceiveBuffer           int      `yaml:"receive_buffer" doc:"Kernel receive buffer of each UDP socket (SO_RCVBUF)." unit:"bytes" min:"65536" max:"1073741824" apply:"restart"`

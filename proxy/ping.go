@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"time"
 
 	"github.com/sipward/sipward/config"
@@ -34,10 +35,8 @@ func (e *Edge) ping(b binding.Binding, now time.Duration) {
 	if !ok {
 		return
 	}
-	if c := f.Conn(); c != nil { // a browser answers by itself; what is dead the kernel finds out
-		if c.Ping() == nil {
-			e.bindings.Pong(b.ID, now)
-		}
+	if c := f.Conn(); c != nil {
+		e.pingConn(c, b.ID, now)
 		return
 	}
 	w := e.scratch()
@@ -48,6 +47,25 @@ func (e *Edge) ping(b binding.Binding, now time.Duration) {
 		text = w.arena
 	}
 	if f.Send(text) != nil {
+		e.count.sendErrors.Add(1)
+	}
+}
+
+// maxUnanswered is how many pings in a row a browser may leave unanswered.
+const maxUnanswered = 3
+
+var errSilent = errors.New("pings are not answered")
+
+// pingConn pings a browser, which answers by itself as long as it lives.
+func (e *Edge) pingConn(c *transport.Conn, id binding.ID, now time.Duration) {
+	switch n := c.Unanswered(); {
+	case n >= maxUnanswered:
+		c.Close(errSilent)
+		return
+	case n == 0:
+		e.bindings.Pong(id, now)
+	}
+	if c.Ping() != nil {
 		e.count.sendErrors.Add(1)
 	}
 }

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -203,5 +206,82 @@ func TestDialogFollowsThePhone(t *testing.T) {
 	}
 	if n := len(l.e.Calls(CallFilter{})); n != 0 {
 		t.Errorf("%d calls after a BYE", n)
+	}
+}
+
+// TestSilentBrowserIsGivenUp: one that answers pings stays, one that does not is closed.
+func TestSilentBrowserIsGivenUp(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+		mode("contact", false)(c)
+		c.Registration.Ping, c.Registration.PingInterval = "options", config.Duration(40*time.Millisecond)
+		c.Listen = append(c.Listen, config.Listener{Address: "ws:127.0.0.1:0", Proto: "ws", Bind: netip.MustParseAddrPort("127.0.0.1:0")})
+	})
+	pbx.lab = l
+	w := l.dial(2)
+	if _, err := io.WriteString(w.conn, "GET / HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: sip\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(w.conn)
+	for line := ""; line != "\r\n"; {
+		var err error
+		if line, err = r.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// frame writes one frame with an empty mask.
+	frame := func(opcode byte, payload string) {
+		b := []byte{0x80 | opcode, 0x80 | 126, byte(len(payload) >> 8), byte(len(payload)), 0, 0, 0, 0}
+		if len(payload) < 126 {
+			b = []byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}
+		}
+		if _, err := w.conn.Write(append(b, payload...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// next reads one frame of the edge.
+	next := func() (opcode byte, payload []byte, err error) {
+		head := make([]byte, 2)
+		if _, err = io.ReadFull(r, head); err != nil {
+			return 0, nil, err
+		}
+		n := int(head[1])
+		if n == 126 {
+			long := make([]byte, 2)
+			if _, err = io.ReadFull(r, long); err != nil {
+				return 0, nil, err
+			}
+			n = int(long[0])<<8 | int(long[1])
+		}
+		payload = make([]byte, n)
+		_, err = io.ReadFull(r, payload)
+		return head[0] & 15, payload, err
+	}
+	const text, closes, ping, pong = 1, 8, 9, 10
+	frame(text, crlf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/WS x.invalid;branch=z9hG4bK1\nMax-Forwards: 70\nFrom: <sip:alice@example.org>;tag=a\nTo: <sip:alice@example.org>\nCall-ID: ws\nCSeq: 1 REGISTER\nContact: <sip:alice@x.invalid;transport=ws>;expires=600\n\n"))
+	asked := pbx.get("REGISTER")
+	l.sendUDP(pbx, response(asked, 200, "r", keeps(asked)...))
+	answered := 0
+	for {
+		opcode, payload, err := next()
+		if err != nil || opcode == closes {
+			break
+		}
+		switch {
+		case opcode == ping && answered < 5:
+			frame(pong, string(payload))
+			answered++
+		case opcode == text && !strings.Contains(string(payload), "<sip:alice@x.invalid;transport=ws>;expires=600"):
+			t.Errorf("the page got\n%s", payload)
+		}
+	}
+	if answered != 5 {
+		t.Errorf("closed after %d answered pings", answered)
+	}
+	if got, _ := l.called(pbx, uriIn(asked, wire.KindContact)); got != "430 INVITE" {
+		t.Errorf("a call to it gets %s", got)
+	}
+	if got := l.lines("[TCP:CLOSED] ws connection closed"); len(got) != 1 {
+		t.Errorf("%q", got)
 	}
 }

@@ -403,7 +403,9 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 	w := e.scratch()
 	defer e.release(w)
 	now := e.wheel.Now()
-	e.flowClosed(c, now)
+	if !errors.Is(err, transport.ErrClosed) { // by Stop: registrations are kept as they were
+		e.flowClosed(c, now)
+	}
 	e.dialogs.ConnClosed(&w.effects, c.ID(), now)
 	w.flush()
 	for t := range set {

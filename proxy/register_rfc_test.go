@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -434,5 +435,41 @@ func TestManyUsersOnOneConnection(t *testing.T) {
 	l.sendUDP(pbx, c.text("OPTIONS"))
 	if got := title(pbx.getsWithin(5000)); got != "430 OPTIONS" {
 		t.Errorf("user8: %s", got)
+	}
+}
+
+// TestStopKeepsRegistrations: the edge that ends its connections does not lose who was on them,
+// and nobody is told that phones are gone.
+func TestStopKeepsRegistrations(t *testing.T) {
+	l := &lab{TB: t, log: &logLines{}}
+	pbx := l.newPeer("PBX1")
+	c, pool, b := testConfig("udp:127.0.0.1:0", "tcp:127.0.0.1:0"), config.DefaultPool(), config.DefaultBackend()
+	b.Name, b.Address, pool.Probe.Interval = "pbx1", "sip:"+pbx.addr.String(), 0
+	pool.Backends = []config.Backend{b}
+	c.Pools = map[string]config.Pool{"pbx": pool}
+	mode("contact", false)(c)
+	c.StateFile, c.Registration.ClosedGrace = filepath.Join(t.TempDir(), "state"), config.Duration(time.Nanosecond)
+	l.e = newEdge(t, c, l.log)
+	l.e.Start()
+	l.mobile(pbx).registers("")
+	if err := l.e.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.lines("[TCP:CLOSED]"); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	again := newEdge(t, c, &logLines{})
+	defer func() {
+		for _, e := range []*Edge{l.e, again} {
+			if err := e.log.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	if x := again.Registrations(RegistrationFilter{}); len(x) != 1 || x[0].State != "closed" {
+		t.Errorf("%+v", x)
+	}
+	if err := again.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

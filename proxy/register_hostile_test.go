@@ -229,9 +229,11 @@ func TestEnrolmentsAreWeighed(t *testing.T) {
 		}
 		l.pbx[0].answers(asked, 403, "r")
 		alice.get("403 REGISTER")
+		c.mu.Lock()
 		if c.route.enrols != nil {
 			t.Error("kept after the answer")
 		}
+		c.mu.Unlock()
 		pass(time.Minute)
 		l.atRest()
 		if n := l.e.held.Load(); n != 0 {

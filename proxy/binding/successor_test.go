@@ -83,12 +83,17 @@ func TestTakesThePlaceOfItsPredecessor(t *testing.T) {
 				t.Errorf("%d is still there", n)
 			}
 		}
-		if l.Len() != 1 || len(l.byFirst) != formers || len(kept) != 1 || kept[last] == nil {
-			t.Errorf("%d bindings, %d names, %d in the file", l.Len(), len(l.byFirst), len(kept))
+		names := func() int {
+			l.Table.mu.RLock()
+			defer l.Table.mu.RUnlock()
+			return len(l.byFirst)
+		}
+		if l.Len() != 1 || names() != formers || len(kept) != 1 || kept[last] == nil {
+			t.Errorf("%d bindings, %d names, %d in the file", l.Len(), names(), len(kept))
 		}
 		sleep(time.Minute)
-		if got := l.ended(); got != fmt.Sprintf("%d expired", last) || len(l.byFirst) != 0 {
-			t.Errorf("gone: %s; %d names", got, len(l.byFirst))
+		if got := l.ended(); got != fmt.Sprintf("%d expired", last) || names() != 0 {
+			t.Errorf("gone: %s; %d names", got, names())
 		}
 	})
 }

@@ -95,7 +95,7 @@ func (o *office) registration(user string) proxy.RegistrationInfo {
 func (o *office) closed(r proxy.RegistrationInfo) {
 	o.t.Helper()
 	want := fmt.Sprintf("[TCP:CLOSED] tcp connection closed conid=%d - IP=%s AORS=%s", r.Connection, strings.TrimPrefix(r.Flow, "tcp:"), r.AoR)
-	if _, err := o.edge.WaitLine(within(o.t, 3*soon), 0, func(l string) bool { return strings.Contains(l, want) }); err != nil {
+	if _, err := o.edge.WaitLine(within(o.t, 6*soon), 0, func(l string) bool { return strings.Contains(l, want) }); err != nil {
 		o.t.Fatalf("no line %q: %v", want, err)
 	}
 }

@@ -488,14 +488,15 @@ func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts,
 	}
 }
 
-// heldLocked keeps somebody known for as long as he is registered, if he proved himself: a
-// registrar may take anybody without a password.
+// heldLocked keeps somebody known for as long as he is registered, if he proved himself: by a
+// password, or to be where he says, by a connection. Of datagrams with forged sources a
+// registrar that asks for no password takes any.
 func (c *responseContext) heldLocked(now time.Duration) {
 	x, e := c.route.enrols, c.edge
 	if x == nil || x.lasts == 0 {
 		return
 	}
-	if src := security.SourceOf(c.source.Addr()); e.guard.Known.Source(src, now) {
+	if src := security.SourceOf(c.source.Addr()); c.arrival.Conn() != nil || e.guard.Known.Source(src, now) {
 		e.guard.Known.Holds(src, x.user, now+x.lasts, now)
 	}
 }

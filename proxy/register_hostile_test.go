@@ -107,7 +107,8 @@ func TestNobodyTurnsARegistrarIntoOneWithoutPath(t *testing.T) {
 	}
 }
 
-// TestRegistrationProvesNoPassword: a registrar that lets everybody in makes nobody known.
+// TestRegistrationProvesNoPassword: a registrar that lets everybody in makes nobody known who
+// may have forged his address.
 func TestRegistrationProvesNoPassword(t *testing.T) {
 	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
 		alice := l.phone.handset("alice")

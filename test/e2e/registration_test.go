@@ -209,8 +209,9 @@ func (x *extension) takes(m *siptest.Message) bool {
 		x.pings.Add(1)
 		_ = m.Respond(200, "OK", x.user) // a lost one is the sender's concern
 	case m.Method() == "INVITE":
-		x.last.Store(m)
-		x.invites.Add(1)
+		if before := x.last.Swap(m); before == nil || before.Branch() != m.Branch() { // no copy
+			x.invites.Add(1)
+		}
 		if x.rings.Load() {
 			_ = m.Respond(180, "Ringing", x.user)
 			break

@@ -373,9 +373,12 @@ func (d *decision) toBoundFlow(u wire.URI) (rej rejection, isDone bool) {
 	at := d.bound.flow
 	f, ok := d.edge.outsideFlow(d.snap, at, d.began)
 	if !ok {
-		host, isIP := u.Addr()
-		isAccepted := at.Proto.Reliable() && at.Listener != dialled
-		return flowFailed, isAccepted && !d.hasNext && !(isIP && host.Unmap() == at.Remote.Addr())
+		hop := u
+		if d.hasNext {
+			uri, _, _ := wire.NameAddrURI(d.m.Bytes(d.next.Span))
+			hop, _ = wire.ParseURI(uri)
+		}
+		return flowFailed, !leadsBack(at, hop)
 	}
 	d.r.flow, d.r.kind = f, toFlow
 	d.strictness()

@@ -18,10 +18,11 @@ func (t *Table) markLocked(id ID) {
 func (t *Table) takeChanges() map[ID]struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := t.changed
-	if len(all) > 0 {
-		t.changed = make(map[ID]struct{}, min(len(all), 1024))
+	if len(t.changed) == 0 {
+		return nil // not the map itself, which others write to
 	}
+	all := t.changed
+	t.changed = make(map[ID]struct{}, min(len(all), 1024))
 	return all
 }
 

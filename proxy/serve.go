@@ -54,7 +54,6 @@ func (e *Edge) serve(w *scratch, p *transport.Packet) {
 		}
 		e.endUnheard(w, &r, &rej, p.Flow, now)
 		e.replyStateless(w, p.Flow, rej.status, rej.reason, rej.header)
-		w.flush()
 		return
 	}
 	e.open(w, p, snap, r, now)
@@ -69,6 +68,7 @@ func (e *Edge) endUnheard(w *scratch, r *route, rej *rejection, from transport.F
 	if v := r.dialog.Request(&w.effects, &w.msg, dialogFlow(from), 0, now); v.Tx != nil {
 		v.Tx.Final(&w.effects, nil, rej.status, now)
 	}
+	w.flush()
 }
 
 // noteRejection counts what became of a flow or token, and logs a sample of tokens.

@@ -8,6 +8,7 @@ import (
 	"github.com/sipward/sipward/dialog"
 	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/security"
 	"github.com/sipward/sipward/store"
 )
 
@@ -66,7 +67,9 @@ func (e *Edge) restoreBindings(clock func(time.Time) time.Duration, now time.Dur
 			return
 		}
 		restored++
-		e.holds(&b, now)
+		if b.Proven {
+			e.guard.Known.Holds(security.SourceOf(b.Flow.Remote.Addr()), b.AoR, b.Expires, now)
+		}
 	})
 	return restored, err
 }

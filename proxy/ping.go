@@ -10,7 +10,6 @@ import (
 	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
-	"github.com/sipward/sipward/security"
 )
 
 // stunAnswersPerSecond bounds what a flood of STUN with forged sources can make us send.
@@ -119,9 +118,4 @@ func (e *Edge) answerSTUN(w *scratch, p *transport.Packet) {
 	if p.Flow.Send(b) != nil {
 		e.count.sendErrors.Add(1)
 	}
-}
-
-// holds makes a phone known again that was registered before a restart.
-func (e *Edge) holds(b *binding.Binding, now time.Duration) {
-	e.guard.Known.Holds(security.SourceOf(b.Flow.Remote.Addr()), b.AoR, b.Expires, now)
 }

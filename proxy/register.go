@@ -470,6 +470,7 @@ func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts,
 		Instance: k.instance, RegID: k.regID,
 		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(c.arrival, contact),
 		Expires: now + lasts, CallID: string(callID), CSeq: req.CSeq, Asked: x.at, Instead: k.instead,
+		Proven: c.attempt != nil || c.isProvenLocked(now),
 	}
 	if !x.path { // another node may have been shown another one in the meantime
 		b.Shown = string(appendContactURI(nil, k.token, e.innerFace(e.snap.Load(), l.flow)))
@@ -496,9 +497,13 @@ func (c *responseContext) heldLocked(now time.Duration) {
 	if x == nil || x.lasts == 0 {
 		return
 	}
-	if src := security.SourceOf(c.source.Addr()); c.arrival.Conn() != nil || e.guard.Known.Source(src, now) {
-		e.guard.Known.Holds(src, x.user, now+x.lasts, now)
+	if c.isProvenLocked(now) {
+		e.guard.Known.Holds(security.SourceOf(c.source.Addr()), x.user, now+x.lasts, now)
 	}
+}
+
+func (c *responseContext) isProvenLocked(now time.Duration) bool {
+	return c.arrival.Conn() != nil || c.edge.guard.Known.Source(security.SourceOf(c.source.Addr()), now)
 }
 
 // granted is how long the registrar keeps a contact, in seconds (RFC 3261 10.3 step 8): what

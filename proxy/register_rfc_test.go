@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sipward/sipward/config"
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
 )
 
 // TestContactsOfOneInstance: phones take their old Contact back and write the new one in the
@@ -468,6 +470,9 @@ func TestStopKeepsRegistrations(t *testing.T) {
 	}()
 	if x := again.Registrations(RegistrationFilter{}); len(x) != 1 || x[0].State != "closed" {
 		t.Errorf("%+v", x)
+	}
+	if !again.guard.Known.Source(security.SourceOf(netip.MustParseAddr("127.0.0.1")), again.wheel.Now()) {
+		t.Error("a phone that had a connection is not known any more")
 	}
 	if err := again.Stop(t.Context()); err != nil {
 		t.Error(err)

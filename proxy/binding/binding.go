@@ -35,6 +35,7 @@ type Binding struct {
 	Local    netip.Addr
 	Backend  uint32 // node that took the registration
 	NATed    bool   // the flow is to be pinged
+	Proven   bool   // the phone showed a password, or that it is where it says
 	Expires  time.Duration
 	CallID   string // of the REGISTER
 	CSeq     uint32

@@ -27,6 +27,7 @@ type record struct {
 	backend   uint32
 	cseq      uint32
 	nated     bool
+	proven    bool
 	due       time.Duration // when it ends: expires, or before that when its connection is closed
 	expires   time.Duration
 	since     time.Duration
@@ -98,14 +99,14 @@ func (r *record) write(b *Binding) {
 
 // take takes the values of b.
 func (r *record) take(b *Binding) {
-	r.local, r.regID, r.backend, r.cseq, r.nated = b.Local, b.RegID, b.Backend, b.CSeq, b.NATed
+	r.local, r.regID, r.backend, r.cseq, r.nated, r.proven = b.Local, b.RegID, b.Backend, b.CSeq, b.NATed, b.Proven
 	r.expires, r.refreshed, r.asked = b.Expires, b.Refreshed, b.Asked
 }
 
 // binding is a copy.
 func (r *record) binding() Binding {
 	b := Binding{
-		ID: r.id, Local: r.local, RegID: r.regID, Backend: r.backend, CSeq: r.cseq, NATed: r.nated,
+		ID: r.id, Local: r.local, RegID: r.regID, Backend: r.backend, CSeq: r.cseq, NATed: r.nated, Proven: r.proven,
 		Expires: r.expires, Since: r.since, Refreshed: r.refreshed, Asked: r.asked,
 		AoR: r.text(aor), Contact: r.text(contact), Shown: r.text(shown), UA: r.text(ua), Instance: r.text(instance), CallID: r.text(callID),
 	}

@@ -24,6 +24,12 @@ const (
 	crcBytes = 4
 )
 
+// What a binding is besides.
+const (
+	flagNATed  = 1
+	flagProven = 2
+)
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func appendState(dst []byte, b *Binding, past []Flow, wall func(time.Duration) time.Time) []byte {
@@ -36,11 +42,14 @@ func appendState(dst []byte, b *Binding, past []Flow, wall func(time.Duration) t
 	e.uint(uint64(b.RegID))
 	e.uint(uint64(b.Backend))
 	e.uint(uint64(b.CSeq))
-	nated := uint64(0)
-	if b.NATed {
-		nated = 1
+	flags := uint64(0)
+	if b.Proven {
+		flags |= flagProven
 	}
-	e.uint(nated)
+	if b.NATed {
+		flags |= flagNATed
+	}
+	e.uint(flags)
 	e.flow(b.Flow)
 	e.addr(b.Local)
 	e.b = binary.AppendVarint(e.b, wall(b.Refreshed).UnixMicro())
@@ -86,7 +95,8 @@ func parseState(state []byte, clock func(time.Time) time.Duration, now time.Dura
 		*s = string(d.raw(d.uint(uint64(limits[x]))))
 	}
 	b.RegID, b.Backend, b.CSeq = d.u32(), d.u32(), d.u32()
-	b.NATed = d.uint(1) != 0
+	flags := d.uint(flagNATed | flagProven)
+	b.NATed, b.Proven = flags&flagNATed != 0, flags&flagProven != 0
 	b.Flow = d.flow()
 	b.Local = d.addr()
 	refreshed := clock(time.UnixMicro(d.int()))

@@ -27,7 +27,7 @@ func resealed(body []byte) []byte {
 func samples() []Binding {
 	plain := phone(1, udp(1))
 	v6 := phone(1<<63|5, Flow{wire.WSS, 3, netip.MustParseAddrPort("[2001:db8::1]:443"), 1 << 60})
-	v6.Local, v6.NATed = netip.MustParseAddr("fe80::1%eth0"), false
+	v6.Local, v6.NATed, v6.Proven = netip.MustParseAddr("fe80::1%eth0"), false, true
 	empty := Binding{ID: 3, Flow: tcp(5), Expires: 2 * time.Hour}
 	all := []Binding{plain, v6, empty}
 	for i := range all {

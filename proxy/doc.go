@@ -21,9 +21,9 @@
 // whether a password was right (guard.go); bans are brought to connections and to the
 // kernel by enforce.go and offload.go.
 //
-// A REGISTER from outside to a registrar of ours is enrolled on its way (register.go):
-// decide reads its contacts, splice writes our Path or Contacts, the 2xx teaches the
-// binding table, and its Contacts are given back to the phone. Requests that come with
+// A REGISTER from outside to a registrar of ours is enrolled on its way: decide reads its
+// contacts (enrol.go), splice writes our Path or Contacts (register.go), the 2xx teaches the
+// binding table, and its Contacts are given back to the phone (registered.go). Requests that come with
 // such a token go to the phone's flow, wherever it is now (toPhone in route.go). The
 // table says when a phone is to be pinged (ping.go) and is told when a connection ended.
 //
@@ -58,6 +58,7 @@
 //	flow                              transport; immutable identity
 //	response context                  transaction.Table shard → responseContext.mu; ends on its snapshot
 //	registered phones                 binding.Table; the only copy, taught by 2xx to REGISTER
+//	what registrars can do            registrars; until a reload
 //	affinity, sources, connIndex      bounded; own locks, held for a look-up
 //	scratch                           the goroutine that took it from the pool
 //	calls and their dialogs           dialog.Store shard → Call.mu; keep the policy of their INVITE

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -405,6 +406,7 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 	now := e.wheel.Now()
 	if !errors.Is(err, transport.ErrClosed) { // by Stop: registrations are kept as they were
 		e.flowClosed(c, now)
+		e.noteBroken(c, err, now)
 	}
 	e.dialogs.ConnClosed(&w.effects, c.ID(), now)
 	w.flush()
@@ -412,6 +414,15 @@ func (e *Edge) Closed(c *transport.Conn, err error) {
 		t.connClosed(w, c, now)
 		w.flush()
 	}
+}
+
+// noteBroken says why a connection that we opened is of no use: what waited on it only knows
+// that it failed.
+func (e *Edge) noteBroken(c *transport.Conn, err error, now time.Duration) {
+	if c.Inbound() || errors.Is(err, io.EOF) || errors.Is(err, transport.ErrIdle) || !e.noteLines.Admit(now) {
+		return
+	}
+	e.log.Op().Warn().Str("peer", c.Proto().Param()+":"+c.Remote().String()).Err(err).Msg("connection failed")
 }
 
 // Unreachable fails the one leg whose request the network could not deliver. ICMP

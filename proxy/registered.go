@@ -1,0 +1,254 @@
+package proxy
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/sipward/sipward/proxy/backend"
+	"github.com/sipward/sipward/proxy/binding"
+	"github.com/sipward/sipward/proxy/eventlog"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/security"
+)
+
+// Numbers we chose.
+const (
+	// comeBackIn is the time in seconds until a phone is to register again whose Path was ignored.
+	comeBackIn = 30
+	// maxBelieved bounds in seconds how long a registration is taken to last of which the answer says nothing.
+	maxBelieved = 24 * 3600
+)
+
+// registeredLocked learns from the 2xx to a REGISTER in w.msg what the registrar holds now.
+func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	if x == nil || l.backend == nil || c.req == nil {
+		return
+	}
+	w.again.Scan(c.req, c.up.Proto().Streamed())
+	req, res := &w.again, &w.msg
+	if x.isAll {
+		e.bindings.RemoveAll(x.aor, l.backend.ID(), x.at)
+		return
+	}
+	x.path = l.byPath
+	ignored := x.path && res.First(wire.KindPath) < 0
+	for i := range x.contacts {
+		k := &x.contacts[i]
+		if !k.isOurs || k.isOver {
+			continue
+		}
+		lasts, isListed := x.granted(req, res, k)
+		if ignored && isListed && lasts > 0 { // anything else may have other reasons
+			e.ignoredPath(w, l.backend)
+			ignored = false
+		}
+		c.learnLocked(req, k, l, time.Duration(lasts)*time.Second, now)
+	}
+}
+
+// learnLocked keeps or forgets one contact.
+func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts, now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	if lasts == 0 {
+		e.bindings.Unlearn(k.id, x.at)
+		return
+	}
+	callID := req.Bytes(req.CallID)
+	callID = callID[:min(len(callID), binding.MaxCallID)]
+	contact := req.Bytes(k.uri)
+	b := binding.Binding{
+		ID: k.id, AoR: x.aor, Contact: string(contact), UA: string(req.Value(wire.KindUserAgent)),
+		Instance: k.instance, RegID: k.regID,
+		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(c.arrival, contact),
+		Expires: now + lasts, CallID: string(callID), CSeq: req.CSeq, Asked: x.at, Instead: k.instead,
+		Proven: c.attempt != nil || c.isProvenLocked(now),
+	}
+	if !x.path { // another node may have been shown another one in the meantime
+		b.Shown = string(appendContactURI(nil, k.token, e.innerFace(e.snap.Load(), l.flow)))
+	}
+	outcome, _ := e.bindings.Learn(b, now)
+	if outcome == binding.Full && e.noteLines.Admit(now) {
+		e.log.Op().Warn().Str("aor", x.aor).Str("ID", b.CallID).
+			Msg("registration is not followed: limits.max_bindings is reached, or its texts are too long; calls to it go where the registrar's Contact leads")
+	}
+	if conn := x.flow.Conn; conn != 0 && e.net.ConnByID(conn) == nil {
+		e.bindings.Closed(conn, now) // it ended while the answer was on its way
+	}
+	x.lasts, x.user = max(x.lasts, lasts), x.aor
+	if c.attempt != nil && c.attempt.User != "" {
+		x.user = c.attempt.User
+	}
+}
+
+// heldLocked keeps somebody known for as long as he is registered, if he proved himself: by a
+// password, or to be where he says, by a connection. Of datagrams with forged sources a
+// registrar that asks for no password takes any.
+func (c *responseContext) heldLocked(now time.Duration) {
+	x, e := c.route.enrols, c.edge
+	if x == nil || x.lasts == 0 {
+		return
+	}
+	if c.isProvenLocked(now) {
+		e.guard.Known.Holds(security.SourceOf(c.source.Addr()), x.user, now+x.lasts, now)
+	}
+}
+
+func (c *responseContext) isProvenLocked(now time.Duration) bool {
+	return c.arrival.Conn() != nil || c.edge.guard.Known.Source(security.SourceOf(c.source.Addr()), now)
+}
+
+// granted is how long the registrar keeps a contact, in seconds (RFC 3261 10.3 step 8): what
+// its answer says of it. Registrars that write Contacts in words of their own are believed to
+// have done what they were asked, for a day at most.
+func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) (seconds int, isListed bool) {
+	asked := min(x.asked(k), maxBelieved)
+	if asked == 0 {
+		return 0, false
+	}
+	if n := secondsOf(res.Value(wire.KindExpires)); n != wire.None {
+		asked = n
+	}
+	it := res.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return asked, false
+		}
+		uri, params, _, ok := res.ValueURI(v)
+		if !ok || !x.isSame(req.Bytes(k.uri), res.Bytes(uri), k) {
+			continue
+		}
+		if p, found := wire.Param(res.Bytes(params), "expires"); found && secondsOf(p) != wire.None {
+			return secondsOf(p), true
+		}
+		return asked, true
+	}
+}
+
+// isSame says whether a Contact of the answer is the one that was asked for.
+func (x *enrolment) isSame(asked, answered []byte, k *enrolled) bool {
+	u, ok := wire.ParseURI(answered)
+	if !ok {
+		return false
+	}
+	if !x.path {
+		return bytes.Equal(u.User, k.token)
+	}
+	own, ok := wire.ParseURI(asked)
+	return ok && bytes.Equal(own.User, u.User) && bytes.EqualFold(own.Host, u.Host) && own.PortNum == u.PortNum
+}
+
+// needsPings says whether something on the way to a phone forgets it: a NAT, when the phone
+// knows another address of itself than we see; a web proxy, behind which browsers may be.
+// TCP has keep-alives of the kernel.
+func needsPings(f transport.Flow, contact []byte) bool {
+	switch f.Proto() {
+	case wire.WS, wire.WSS:
+		return true
+	case wire.UDP:
+		u, ok := wire.ParseURI(contact)
+		if !ok {
+			return true
+		}
+		port := u.PortNum
+		if port == 0 {
+			port = wire.UDP.DefaultPort()
+		}
+		return port != f.Remote().Port() || !sameHost(u.Host, f.Remote().Addr())
+	}
+	return false
+}
+
+// refusedLocked looks whether it may have been for a Contact that we took back: there are
+// registrars that want one Contact. Then old ones have to expire.
+func (c *responseContext) refusedLocked(l *leg, status int) {
+	x := c.route.enrols
+	if x == nil || !x.tookBack || l.backend == nil {
+		return
+	}
+	switch status {
+	case 400, 500, 501:
+		c.edge.registrars.takesOne(l.backend.ID())
+	}
+}
+
+// ignoredPath takes a registrar's 2xx without Path for what it is: RFC 3327 5.3 has it
+// repeated there. In mode auto the phone is to come back soon, for a Contact of ours.
+func (e *Edge) ignoredPath(w *scratch, b *backend.Backend) {
+	isNews, line := e.registrars.ignoresPath(b.ID()), e.log.Op().Warn().Str("backend", b.Name())
+	if e.snap.Load().config.Registration.Mode == "path" {
+		if isNews {
+			line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
+		}
+		return
+	}
+	w.comeBack = true
+	if isNews {
+		line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on, which this one is asked for soon")
+	}
+}
+
+// hasten lowers how long the registration in w.msg lasts, as far as its phone knows.
+func (w *scratch) hasten(m *wire.Msg) {
+	if i := m.First(wire.KindExpires); i >= 0 && secondsOf(m.Bytes(m.Headers[i].Value)) > comeBackIn {
+		w.edit.End(appendUint(w.edit.Begin(m.Headers[i].Value), comeBackIn))
+	}
+	it := m.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return
+		}
+		_, params, _, ok := m.ValueURI(v)
+		if !ok {
+			continue
+		}
+		switch n, at := expiresIn(m, params); {
+		case at.Empty():
+			w.edit.InsertString(int(v.End), ";expires="+strconv.Itoa(comeBackIn))
+		case n > comeBackIn:
+			w.edit.End(appendUint(w.edit.Begin(at), comeBackIn))
+		}
+	}
+}
+
+// expiresIn is the expires parameter of a Contact and where its value stands.
+func expiresIn(m *wire.Msg, params wire.Span) (seconds int, at wire.Span) {
+	all := m.Bytes(params)
+	v, found := wire.Param(all, "expires")
+	if !found || len(v) == 0 {
+		return wire.None, wire.Span{}
+	}
+	start := int(params.Start)
+	for i := range all { // v is a part of all
+		if &all[i] == &v[0] {
+			start += i
+			break
+		}
+	}
+	return secondsOf(v), wire.Span{Start: uint16(start), End: uint16(start + len(v))}
+}
+
+// flowClosed says which phones lost their way here. They have closed_grace to come back.
+func (e *Edge) flowClosed(c *transport.Conn, now time.Duration) {
+	lost := e.bindings.Closed(c.ID(), now)
+	if len(lost) == 0 || !e.flowLines.Admit(now) {
+		return
+	}
+	aors := make([]string, 0, min(len(lost), 8))
+	for i := range lost[:cap(aors)] {
+		aors = append(aors, lost[i].AoR)
+	}
+	e.log.FlowClosed(&eventlog.FlowClosed{
+		Proto: c.Proto().Param(), Conn: c.ID(), Src: c.Remote(), AoRs: aors, Total: len(lost),
+	})
+}
+
+// bindingGone notes a registration that ended by itself.
+func (e *Edge) bindingGone(b binding.Binding, why binding.Reason, _ time.Duration) {
+	e.log.Op().Debug().Str("aor", b.AoR).Str("flow", b.Flow.Proto.Param()+":"+b.Flow.Remote.String()).
+		Str("ID", b.CallID).Msg("registration " + why.String())
+}

@@ -50,7 +50,7 @@ type Listener struct {
 	ClientCA     string    `yaml:"client_ca" doc:"PEM file with the certificates that sign those of clients of a tls or wss listener." zero:"clients need no certificate" apply:"restart"`
 	ClientAuth   string    `yaml:"client_auth" doc:"With client_ca: require a certificate of every client, or verify only what a client shows." one:"require|optional" zero:"require" apply:"restart"`
 	Origins      []string  `yaml:"origins" doc:"Web origins (scheme://host[:port]) whose pages may connect to a ws or wss listener." zero:"every origin" apply:"restart"`
-	Side         string    `yaml:"side" doc:"inside: the listener faces the PBX. Empty: it serves both sides." one:"inside" zero:"both sides" apply:"restart"`
+	Side         string    `yaml:"side" doc:"inside: the listener faces the PBX, and over UDP the PBX is believed to be itself only there. Empty: it serves both sides." one:"inside" zero:"both sides" apply:"restart"`
 	Advertise    string    `yaml:"advertise" doc:"Host or host:port to show for this listener." zero:"the global advertise" apply:"restart"`
 
 	// Proto is the lower-case protocol of Address: udp, tcp, tls, ws or wss.

@@ -422,7 +422,8 @@ func (e *Edge) noteBroken(c *transport.Conn, err error, now time.Duration) {
 	if c.Inbound() || errors.Is(err, io.EOF) || errors.Is(err, transport.ErrIdle) || !e.noteLines.Admit(now) {
 		return
 	}
-	e.log.Op().Warn().Str("peer", c.Proto().Param()+":"+c.Remote().String()).Err(err).Msg("connection failed")
+	why := err.Error() // which may quote the peer's certificate
+	e.log.Op().Warn().Str("peer", c.Proto().Param()+":"+c.Remote().String()).Str("error", why[:min(len(why), 256)]).Msg("connection failed")
 }
 
 // Unreachable fails the one leg whose request the network could not deliver. ICMP

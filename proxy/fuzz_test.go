@@ -67,7 +67,7 @@ func FuzzReceive(f *testing.F) {
 		var m wire.Msg
 		// What a backend writes into the lower Vias of a response is its caller's business.
 		l.faulty, l.relays = m.Scan(text, false) != wire.NoFault, mode%3 == 2
-		l.e.Receive(&transport.Packet{Flow: l.e.net.Listeners()[0].FlowTo(from.addr), Data: text})
+		l.e.Receive(&transport.Packet{Flow: from.flow(), Data: text})
 		for _, p := range []*peer{l.phone, pbx} {
 			for n := 0; p.getsWithin(0) != nil; n++ {
 				if n > 4 {

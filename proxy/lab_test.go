@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -183,16 +184,27 @@ func (l *lab) newPeerAt(name, at string) *peer {
 // sends hands a message of this peer to the edge. Lines may end with LF alone.
 func (p *peer) sends(text string) { p.sendsAfter(text, 0) }
 
+// flow is what this peer's messages come on: a backend's on the listener that faces it, if
+// there is one.
+func (p *peer) flow() transport.Flow {
+	on := p.lab.e.net.Listeners()[0]
+	for _, l := range p.lab.e.net.Listeners() {
+		if l.Config().Side == config.SideInside && slices.Contains(p.lab.pbx, p) {
+			on = l
+		}
+	}
+	return on.FlowTo(p.addr)
+}
+
 // sendsRaw hands over bytes as they are.
 func (p *peer) sendsRaw(b []byte) {
-	p.lab.e.Receive(&transport.Packet{Flow: p.lab.e.net.Listeners()[0].FlowTo(p.addr), Data: b})
+	p.lab.e.Receive(&transport.Packet{Flow: p.flow(), Data: b})
 }
 
 // sendsAfter is sends of a datagram that waited in the kernel's queue.
 func (p *peer) sendsAfter(text string, waited time.Duration) {
 	p.lab.Helper()
-	f := p.lab.e.net.Listeners()[0].FlowTo(p.addr)
-	p.lab.e.Receive(&transport.Packet{Flow: f, Data: []byte(crlf(text)), Waited: waited})
+	p.lab.e.Receive(&transport.Packet{Flow: p.flow(), Data: []byte(crlf(text)), Waited: waited})
 }
 
 func crlf(s string) string {

@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sipward/sipward/config"
+	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
 )
 
@@ -27,7 +29,7 @@ func (l *lab) decided(from *peer, method, uri, toTag string, routes ...string) s
 	if f := w.msg.Scan([]byte(l.named(b.String())), false); f != wire.NoFault {
 		l.Fatal(f)
 	}
-	r, rej := l.e.decide(w, l.e.snap.Load(), l.e.net.Listeners()[0].FlowTo(from.addr))
+	r, rej := l.e.decide(w, l.e.snap.Load(), from.flow())
 	if rej.status != 0 {
 		return fmt.Sprint(rej.status, " ", rej.reason)
 	}
@@ -131,8 +133,10 @@ func TestSender(t *testing.T) {
 			got  any
 			want string
 		}{
-			{"the backend's socket", snap.sender(m, outside.FlowTo(l.pbx[0].addr)), "pbx1"},
-			{"the other's", snap.sender(m, outside.FlowTo(l.pbx[1].addr)), "pbx2"},
+			{"the backend's socket", snap.sender(m, inside.FlowTo(l.pbx[0].addr)), "pbx1"},
+			{"the other's", snap.sender(m, inside.FlowTo(l.pbx[1].addr)), "pbx2"},
+			{"its host on its side", snap.sender(m, inside.FlowTo(l.phone.addr)), "pbx1"},
+			{"who writes the backend's source", snap.sender(m, outside.FlowTo(l.pbx[0].addr)), ""},
 			{"a phone on the same address", snap.sender(m, outside.FlowTo(l.phone.addr)), ""},
 			{"somebody else", snap.sender(m, outside.FlowTo(far)), ""},
 			{"somebody else on the inside listener", snap.sender(m, inside.FlowTo(far)), ""},
@@ -236,5 +240,28 @@ func TestSentBy(t *testing.T) {
 				t.Errorf("listener %d says %s, want %s", i, got, want)
 			}
 		}
+	})
+}
+
+// TestBackendIsItselfOnItsSide: where a listener faces the PBX, a datagram with the PBX's source
+// on another one is somebody's who wrote that source.
+func TestBackendIsItselfOnItsSide(t *testing.T) {
+	inLab(t, 1, func(c *config.Config) {
+		c.Listen = append(c.Listen, config.Listener{Address: "udp:127.0.0.1:0", Proto: "udp", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Side: config.SideInside})
+	}, func(t *testing.T, l *lab) {
+		pbx, victim := l.pbx[0], l.newPeer("VICTIM")
+		c := pbx.call()
+		c.uri = "sip:victim@" + victim.addr.String()
+		l.e.Receive(&transport.Packet{Flow: l.e.net.Listeners()[0].FlowTo(pbx.addr), Data: []byte(c.text("INVITE"))})
+		victim.nothing()
+		pbx.get("100 INVITE")
+		if req := pbx.get("INVITE"); string(req.Bytes(req.RURI)) != c.uri { // it goes where strangers' calls go
+			t.Errorf("the backend got\n%s", req.Buf)
+		}
+		c = pbx.call()
+		c.uri = "sip:victim@" + victim.addr.String()
+		c.sends("INVITE")
+		victim.get("INVITE")
+		pass(4 * time.Minute)
 	})
 }

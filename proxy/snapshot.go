@@ -222,11 +222,16 @@ func (s *snapshot) sender(m *wire.Msg, f transport.Flow) *backend.Backend {
 	if b == nil {
 		return nil
 	}
-	if l := f.Listener(); l != nil && l.Config().Side == config.SideInside {
-		return b
+	l := f.Listener()
+	isInside := l != nil && l.Config().Side == config.SideInside
+	if f.Proto() == wire.UDP && !isInside && s.hasInside(src.Addr()) { // anybody outside can write this source
+		return nil
 	}
 	if exact := s.pools.ByTarget(src); exact != nil {
 		return exact
+	}
+	if isInside {
+		return b
 	}
 	if !src.Addr().IsLoopback() && !s.self.isHost(src.Addr()) {
 		return b
@@ -235,6 +240,16 @@ func (s *snapshot) sender(m *wire.Msg, f transport.Flow) *backend.Backend {
 		return s.pools.ByTarget(netip.AddrPortFrom(src.Addr(), m.TopVia.PortNum))
 	}
 	return nil
+}
+
+// hasInside says whether a UDP listener faces the PBX, of this address family.
+func (s *snapshot) hasInside(a netip.Addr) bool {
+	for _, l := range s.listeners {
+		if l.Proto() == wire.UDP && l.Config().Side == config.SideInside && l.Bound().Addr().Is4() == a.Is4() {
+			return true
+		}
+	}
+	return false
 }
 
 // rule finds the first rule that takes a request. Of requests from a pool member

@@ -8,7 +8,7 @@
 //	transaction        receive.go: a retransmission, a CANCEL (cancel.go), an ACK (ack.go), or new
 //	message stage      guard.go: scanner, sanity, banned user, loop; a verdict of package security
 //	validate           validate.go: 16.3 – scheme, Max-Forwards, loop, Proxy-Require
-//	decide             route.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
+//	decide             ownroute.go, route.go, flow.go: 16.4, 16.5 – own Route values, tokens, rules, targets; sends and changes nothing
 //	admit              admit.go: draining, overload, rates
 //	open               serve.go: response context, 100 Trying
 //	join               session.go: an INVITE begins a call, a request in a dialog is numbered anew
@@ -24,7 +24,7 @@
 // A REGISTER from outside to a registrar of ours is enrolled on its way: decide reads its
 // contacts (enrol.go), splice writes our Path or Contacts (register.go), the 2xx teaches the
 // binding table, and its Contacts are given back to the phone (registered.go). Requests that come with
-// such a token go to the phone's flow, wherever it is now (toPhone in route.go). The
+// such a token go to the phone's flow, wherever it is now (flow.go). The
 // table says when a phone is to be pinged (ping.go) and is told when a connection ended.
 //
 // Calls (package dialog) are told of all this and say what they want: requests of the

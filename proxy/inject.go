@@ -4,11 +4,9 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/dialog"
-	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
-	"github.com/sipward/sipward/proxy/transport"
 	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
 )
@@ -158,34 +156,6 @@ func (e *Edge) injected(w *scratch, a *dialog.Act, m *wire.Msg, status int, now 
 	}
 }
 
-// outsideFlow is the way to the outside party of a call that began then: its flow, or the
-// one that its phone has registered over since. A connection that is gone is none.
-func (e *Edge) outsideFlow(snap *snapshot, at dialog.Flow, began time.Duration) (transport.Flow, bool) {
-	if at.Conn != 0 {
-		began = 0 // the number of a connection was never anybody else's
-	}
-	if moved, ok := e.bindings.Successor(binding.Flow(at), began); ok {
-		at = dialog.Flow(moved)
-	}
-	return e.flowOf(snap, at)
-}
-
-// flowOf is the flow with that name, if it still exists: an address always does.
-func (e *Edge) flowOf(snap *snapshot, at dialog.Flow) (transport.Flow, bool) {
-	if at.Proto.Reliable() {
-		c := e.net.ConnByID(at.Conn)
-		if c == nil || c.Err() != nil {
-			return transport.Flow{}, false
-		}
-		return c.Flow(), true
-	}
-	l := snap.listener(at.Listener, wire.UDP)
-	if l == nil {
-		return transport.Flow{}, false
-	}
-	return e.udpFlow(l, at.Remote), true
-}
-
 // callEnded writes the line and the record of a call that is over.
 func (e *Edge) callEnded(c *dialog.Ended) {
 	from, to := uriOf(c.From), uriOf(c.To)
@@ -242,16 +212,4 @@ var noteText = map[dialog.NoteKind]string{
 	dialog.Untracked:      "header fields too long or no usable Contact: the edge cannot send requests of its own to this leg",
 	dialog.Exhausted:      "CSeq numbers are used up: the call is not probed any more, no_timer_call_duration applies",
 	dialog.Unacknowledged: "no ACK came, but both sides live: the call goes on, no_timer_call_duration applies",
-}
-
-// leadsBack says whether a next hop is the host that the outside party came from, now that its connection is gone. What
-// a stranger writes into Contact and Record-Route may name anybody, and a connection is soon closed: the edge would send
-// there whatever the call needs, and not for SIP alone. A connection of ours we may open again.
-func leadsBack(at dialog.Flow, next wire.URI) bool {
-	host := next.Host
-	if len(next.MAddr) > 0 {
-		host = next.MAddr
-	}
-	a, isIP := wire.ParseAddr(host)
-	return at.Listener == dialled || isIP && a.Unmap() == at.Remote.Addr()
 }

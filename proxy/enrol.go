@@ -120,6 +120,9 @@ func (e *Edge) enrolled(m *wire.Msg, v wire.Value, x *enrolment) (c enrolled, ok
 		c.expires = secondsOf(v)
 	}
 	u, isURI := wire.ParseURI(m.Bytes(uri))
+	if !isURI && isSIPScheme(m.Bytes(uri)) { // a registrar might read it all the same
+		return c, false
+	}
 	if !isURI || u.Scheme != wire.SIP && u.Scheme != wire.SIPS {
 		return c, true
 	}
@@ -133,6 +136,11 @@ func (e *Edge) enrolled(m *wire.Msg, v wire.Value, x *enrolment) (c enrolled, ok
 	}
 	e.identify(m, x, &c, instance)
 	return c, true
+}
+
+func isSIPScheme(uri []byte) bool {
+	scheme, _, _ := bytes.Cut(uri, []byte{':'})
+	return equalFold(scheme, "sip") || equalFold(scheme, "sips")
 }
 
 // identify gives a contact its binding and finds what the registrar has for that.

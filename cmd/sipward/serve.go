@@ -164,7 +164,7 @@ func (s *session) stop() error {
 	n := s.edge.Counters()
 	op.Info().Int("unanswered", left).Uint64("received", n.Received).Uint64("forwarded", n.Forwarded).
 		Uint64("failovers", n.Failovers).Uint64("rejected", n.Rejected).Uint64("malformed", n.Malformed).
-		Uint64("stray", n.Stray).Uint64("log_lines_lost", s.log.Dropped()).
+		Uint64("stray", n.Stray).Uint64("long_datagrams", n.Large).Uint64("log_lines_lost", s.log.Dropped()).
 		Uint64("call_records_lost", s.records.Dropped()).Msg("stopped")
 	return err
 }

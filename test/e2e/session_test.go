@@ -24,6 +24,9 @@ var (
 // quick are transaction timers that leave room for many of them in a short call.
 const quick = "lab: yes\ntransaction: { t1: 0.05, t2: 0.4, t4: 0.4, timer_b: 3.2, invite_failover: 1, request_failover: 1 }\n"
 
+// quickT1 is their T1, for parties that keep pace.
+const quickT1 = 50 * time.Millisecond
+
 // brisk are shorter ones: a request without answer is given up after 1.3 s.
 const brisk = "lab: yes\ntransaction: { t1: 0.02, t2: 0.16, t4: 0.16, timer_b: 1.28, invite_failover: 0.5, request_failover: 0.5 }\n"
 
@@ -528,6 +531,8 @@ func newLossyConversation(t *testing.T, top string, lost float64, a, b siptest.P
 	outside := newRelay(t, siptest.Loopback, c.addr)
 	c.atA = rawDial(t, "udp", outside.Front(), nil)
 	a.Public, b.Public = outside.Back(), inside.Front()
+	// As the edge's: its transactions would be over before an endpoint had repeated itself often enough for such a line.
+	a.T1, b.T1 = quickT1, quickT1
 	c.atB = atB
 	c.parties(a, b)
 	outside.Lose(lost)

@@ -214,10 +214,13 @@ func outputs(op *zerolog.Logger, c *config.Config, socket string) {
 		e = e.Str("format", c.CDR.Format)
 	}
 	e.Msg("call records")
-	if c.StateFile == "" {
-		op.Info().Msg("calls and registrations are not kept over a restart")
-	} else {
+	switch {
+	case c.StateFile != "":
 		op.Info().Msg("calls and registrations are kept over a restart in " + c.StateFile)
+	case c.Secret != "":
+		op.Info().Msg("calls and registrations are not kept over a restart, but stay routable by their tokens")
+	default:
+		op.Warn().Msg("a restart loses calls and registrations, phones are found again when they register: set state_file, or secret at least")
 	}
 	if socket == "" {
 		socket = "off"

@@ -186,9 +186,8 @@ func TestKernelFollowsBans(t *testing.T) {
 		l.sendUDP(a, l.options(a, n))
 		return a.getsWithin(50)
 	}
-	if m := ask(1); title(m) != "200 OPTIONS" {
-		t.Fatal(title(m))
-	}
+	l.sendUDP(a, l.options(a, 1))
+	a.get("200 OPTIONS")
 	if _, err := l.e.AddBan(NewBan{Key: "127.0.0.11"}); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +209,11 @@ func TestKernelFollowsBans(t *testing.T) {
 	if n := l.e.FlushBans(); n != 1 {
 		t.Errorf("%d flushed", n)
 	}
-	if m := ask(30); title(m) != "200 OPTIONS" {
+	var m *wire.Msg
+	for i := 0; m == nil && i < 40; i++ { // on a busy machine an answer takes its time
+		m = ask(30 + i)
+	}
+	if title(m) != "200 OPTIONS" {
 		t.Errorf("after the ban: %s", title(m))
 	}
 }

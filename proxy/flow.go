@@ -38,7 +38,7 @@ func (d *decision) toBoundFlow(u wire.URI) (rej rejection, isDone bool) {
 func (d *decision) toPhone() rejection {
 	t := &d.phone
 	at := t.flow
-	if moved, ok := d.edge.bindings.Current(t.binding, binding.Flow(at)); ok && t.binding != 0 { // 0 names nobody
+	if moved, ok := d.edge.bindings.Current(t.binding, binding.Flow(at)); ok {
 		at, t.contact = dialog.Flow(moved), nil // by its latest URI
 	}
 	f, ok := d.edge.flowOf(d.snap, at)

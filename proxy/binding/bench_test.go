@@ -76,9 +76,9 @@ func BenchmarkCurrent(b *testing.B) {
 	})
 }
 
-func BenchmarkCurrentOfAny(b *testing.B) {
+func BenchmarkSuccessor(b *testing.B) {
 	bench(b, false, func(table *Table, _ []Binding, i int) bool {
-		_, ok := table.Current(0, tcp(uint64(i)+1))
+		_, ok := table.Successor(tcp(uint64(i)+1), 0)
 		return ok == (i%2 == 0)
 	})
 }

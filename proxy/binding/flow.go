@@ -147,17 +147,10 @@ func (t *Table) NodeAt(key Flow) (uint32, bool) {
 	return f.nodes[0].node, true
 }
 
-// Current is where the phone that had flow f is now: false when it has not moved on from there, as far as is known. With
-// ID 0 nobody is named, and it is where all bindings went that moved on from f, if they agree. One that moves away from
-// others must not take them along, for on the connection of an SBC they are other people's: nobody has moved as long as
-// some are on f and f is open, or has been registered over since; and where fewer left than there were, they count only
-// at the address that f came from. Of very many, those that left last are asked.
+// Current is where the phone that had flow f is now: false when it has not moved on from there, as far as is known.
 func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if id == 0 {
-		return t.byFlow[key].successor()
-	}
 	r := t.followLocked(id)
 	if r == nil {
 		return Flow{}, false
@@ -170,8 +163,12 @@ func (t *Table) Current(id ID, key Flow) (Flow, bool) {
 	return Flow{}, false
 }
 
-// Successor is Current with ID 0, if somebody moved on from f since then: whoever used f before that has moved too. A NAT
-// gives an address that was left to others in the end.
+// Successor is where all bindings went that moved on from f, if they agree, and if the last one did since then: whoever
+// used f before that has moved too. A NAT gives an address that was left to others in the end.
+//
+// One that moves away from others must not take them along, for on the connection of an SBC they are other people's:
+// nobody has moved as long as some are on f and f is open, or has been registered over since; and where fewer left than
+// there were, they count only at the address that f came from. Of very many, those that left last are asked.
 func (t *Table) Successor(key Flow, since time.Duration) (Flow, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -183,7 +180,7 @@ func (t *Table) Successor(key Flow, since time.Duration) (Flow, bool) {
 }
 
 func (f *flow) successor() (Flow, bool) {
-	if f == nil || f.left == nil || f.n > 0 && (f.closed == 0 || f.heard > f.leftAt) {
+	if f.left == nil || f.n > 0 && (f.closed == 0 || f.heard > f.leftAt) {
 		return Flow{}, false
 	}
 	to, n := f.left.of.at, uint32(0)

@@ -116,3 +116,11 @@ func phone(id ID, f Flow) Binding {
 		Expires: time.Hour, CallID: fmt.Sprintf("%05d-1804289383@192.168.178.20", id), CSeq: 1,
 	}
 }
+
+// whereTo asks where a binding went that was on f, or, with ID 0, where all went that were.
+func whereTo(t *Table, id ID, f Flow) (Flow, bool) {
+	if id == 0 {
+		return t.Successor(f, 0)
+	}
+	return t.Current(id, f)
+}

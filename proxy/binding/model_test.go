@@ -348,7 +348,7 @@ func (m *model) compareLookups(t *testing.T, table *Table, f Flow, id ID, aors i
 	}
 	for _, id := range []ID{0, id, id | id%3<<32} {
 		want, wantOK := m.current(id, f)
-		got, ok := table.Current(id, f)
+		got, ok := whereTo(table, id, f)
 		same(fmt.Sprintf("current of %d from %v", id, f), got, want, ok, wantOK)
 	}
 	want, wantOK := m.nodeAt(f)
@@ -385,7 +385,7 @@ func (m *model) compareRestored(t *testing.T, l *lab, kept file, day time.Time) 
 	}
 	for id, x := range m.all {
 		for _, f := range x.past {
-			if got, ok := again.Current(id, f); !ok || got != x.b.Flow {
+			if got, ok := whereTo(again, id, f); !ok || got != x.b.Flow {
 				t.Fatalf("%d was on %v and is at %v %v, want %v", id, f, got, ok, x.b.Flow)
 			}
 		}

@@ -261,7 +261,7 @@ func TestCurrent(t *testing.T) {
 				test.do(l)
 				for _, q := range test.ask {
 					got := any(false)
-					if f, ok := l.Current(q.id, q.from); ok {
+					if f, ok := whereTo(l.Table, q.id, q.from); ok {
 						got = f
 					}
 					if got != q.want {
@@ -440,7 +440,7 @@ func TestConcurrentUse(t *testing.T) {
 				case 2:
 					table.RemoveAll(b.AoR, 1, 0)
 				case 3:
-					table.Current(0, f)
+					table.Successor(f, 0)
 					table.Current(id, f)
 				case 4:
 					table.Node([]byte(b.AoR))
@@ -495,7 +495,7 @@ func TestLookupsDoNotAllocate(t *testing.T) {
 		{"Node", func() { table.Node(of) }},
 		{"NodeAt", func() { table.NodeAt(udp(2)) }},
 		{"Current", func() { table.Current(1, udp(1)) }},
-		{"Current of any", func() { table.Current(0, udp(1)) }},
+		{"Successor", func() { table.Successor(udp(1), 0) }},
 		{"Get", func() { table.Get(1) }},
 		{"Pong", func() { table.PongLow(1, netip.AddrPort{}, now) }},
 		{"Learn", func() { b.CSeq++; table.Learn(b, now) }},

@@ -73,11 +73,7 @@ func (w *scratch) splicePath(m *wire.Msg, x *enrolment, by sentBy) {
 	}
 	text := append(w.edit.Begin(wire.At(at)), "Path: <sip:"...)
 	text = w.edge.tokens.appendFlow(text, flowToken{flow: x.flow, binding: x.first()})
-	text = by.append(append(text, '@'))
-	if by.proto != wire.UDP {
-		text = append(append(text, ";transport="...), by.proto.URIParam()...)
-	}
-	text = append(text, ";lr"...)
+	text = append(by.appendAt(text), ";lr"...)
 	if !hasLowerVia(m) && m.First(wire.KindPath) < 0 {
 		text = append(text, ";ob"...)
 	}
@@ -123,12 +119,7 @@ func (w *scratch) takeBack(m *wire.Msg, x *enrolment) {
 }
 
 func appendContactURI(dst, token []byte, by sentBy) []byte {
-	dst = append(append(append(dst, "sip:"...), token...), '@')
-	dst = by.append(dst)
-	if by.proto != wire.UDP {
-		dst = append(append(dst, ";transport="...), by.proto.URIParam()...)
-	}
-	return dst
+	return by.appendAt(append(append(dst, "sip:"...), token...))
 }
 
 // endOfLast is where a line goes after the last header of a kind that is there.

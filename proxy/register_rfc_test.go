@@ -260,11 +260,10 @@ func TestPhoneWithoutInstanceComesBack(t *testing.T) {
 			route := phone.path
 			id := l.e.Registrations(RegistrationFilter{})[0].ID
 			_ = phone.reconnects().Close()
-			for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-				if x := l.e.Registrations(RegistrationFilter{}); len(x) == 1 && x[0].State == "closed" {
-					break
-				}
-			}
+			awaits(func() bool {
+				x := l.e.Registrations(RegistrationFilter{})
+				return len(x) == 1 && x[0].State == "closed"
+			})
 			now := phone.registers("")
 			x := l.e.Registrations(RegistrationFilter{})
 			if len(x) != 1 || x[0].ID == id || x[0].State != "registered" || x[0].Former == "" {
@@ -415,11 +414,7 @@ func TestManyUsersOnOneConnection(t *testing.T) {
 		t.Fatalf("%d bindings, %d flows", n, l.e.bindings.Flows())
 	}
 	_ = sbc.reconnects().Close()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if x := l.e.Registrations(RegistrationFilter{}); x[0].State == "closed" {
-			break
-		}
-	}
+	awaits(func() bool { return l.e.Registrations(RegistrationFilter{})[0].State == "closed" })
 	if got := l.lines("[TCP:CLOSED]"); len(got) != 1 || len(got[0]) > 1000 {
 		t.Errorf("%q", got)
 	}

@@ -206,30 +206,13 @@ func (w *scratch) hasten(m *wire.Msg) {
 		if !ok {
 			continue
 		}
-		switch n, at := expiresIn(m, params); {
+		switch at, _ := m.Param(params, "expires"); {
 		case at.Empty():
 			w.edit.InsertString(int(v.End), ";expires="+strconv.Itoa(comeBackIn))
-		case n > comeBackIn:
+		case secondsOf(m.Bytes(at)) > comeBackIn:
 			w.edit.End(appendUint(w.edit.Begin(at), comeBackIn))
 		}
 	}
-}
-
-// expiresIn is the expires parameter of a Contact and where its value stands.
-func expiresIn(m *wire.Msg, params wire.Span) (seconds int, at wire.Span) {
-	all := m.Bytes(params)
-	v, found := wire.Param(all, "expires")
-	if !found || len(v) == 0 {
-		return wire.None, wire.Span{}
-	}
-	start := int(params.Start)
-	for i := range all { // v is a part of all
-		if &all[i] == &v[0] {
-			start += i
-			break
-		}
-	}
-	return secondsOf(v), wire.Span{Start: uint16(start), End: uint16(start + len(v))}
 }
 
 // flowClosed says which phones lost their way here. They have closed_grace to come back.

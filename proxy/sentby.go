@@ -25,6 +25,15 @@ func (s sentBy) append(dst []byte) []byte {
 	return appendUint(append(s.appendHost(dst), ':'), uint64(s.port))
 }
 
+// appendAt appends what follows the user part of a URI of ours: where a request reaches us.
+func (s sentBy) appendAt(dst []byte) []byte {
+	dst = s.append(append(dst, '@'))
+	if s.proto != wire.UDP {
+		dst = append(append(dst, ";transport="...), s.proto.URIParam()...)
+	}
+	return dst
+}
+
 func (s sentBy) appendHost(dst []byte) []byte {
 	switch {
 	case s.name != "":

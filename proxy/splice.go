@@ -251,10 +251,6 @@ func appendRecordRoute(dst []byte, key tokenKey, t token, by sentBy, sips bool) 
 	} else {
 		dst = append(dst, "sip:"...)
 	}
-	dst = key.append(dst, t)
-	dst = by.append(append(dst, '@'))
-	if by.proto != wire.UDP {
-		dst = append(append(dst, ";transport="...), by.proto.URIParam()...)
-	}
+	dst = by.appendAt(key.append(dst, t))
 	return append(dst, ";lr>\r\n"...)
 }

@@ -79,19 +79,32 @@ func (p param) value(b []byte) Span {
 // of that name. Its value comes as written, a quoted string with its quotes;
 // it is nil without "=".
 func Param(params []byte, name string) (value []byte, found bool) {
-	end := len(params)
-	for i := skipLWS(params, 0, end); ; {
-		p, ok := nextParam(params, i, end)
-		if !ok {
-			return nil, false
+	p, found := findParam(params, 0, len(params), name)
+	if !found || p.val < 0 {
+		return nil, found
+	}
+	s, e := trimLWS(params, p.val, p.end)
+	return params[s:e:e], true
+}
+
+// Param is the function Param for parameters of m, and says where the value
+// stands; it is absent without "=".
+func (m *Msg) Param(params Span, name string) (value Span, found bool) {
+	p, found := findParam(m.Buf, int(params.Start), int(params.End), name)
+	if !found {
+		return Span{}, false
+	}
+	return p.value(m.Buf), true
+}
+
+func findParam(b []byte, i, end int, name string) (p param, found bool) {
+	for i = skipLWS(b, i, end); ; i = p.end {
+		var ok bool
+		if p, ok = nextParam(b, i, end); !ok {
+			return param{}, false
 		}
-		if equalFold(params[p.name:p.nEnd], name) {
-			if p.val < 0 {
-				return nil, true
-			}
-			s, e := trimLWS(params, p.val, p.end)
-			return params[s:e:e], true
+		if equalFold(b[p.name:p.nEnd], name) {
+			return p, true
 		}
-		i = p.end
 	}
 }

@@ -35,6 +35,7 @@ func newDesk(t *testing.T) *desk {
 		top: quick + recordsTo(d.records, "json"),
 	}.yaml())
 	d.caller = rawDial(t, "udp", d.addr, nil)
+	d.caller.Absorb()
 	d.node = d.caller
 	return d
 }

@@ -41,6 +41,8 @@ func TestReloadOfTimersTouchesNewCallsOnly(t *testing.T) {
 		return quick + fmt.Sprintf("timers: { session_ttl: 1, min_se: 1, no_timer_call_duration: %d }\n", seconds)
 	}
 	h := newHop(t, "udp", settings{top: limit(4)})
+	h.node.Absorb()
+	h.caller.Absorb()
 	reload := func(seconds int) {
 		s := settings{listen: []string{"udp:" + h.addr.String()}, backends: []string{h.node.URI("")}, top: limit(seconds)}
 		h.edge.Write(s.yaml())

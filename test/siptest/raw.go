@@ -33,6 +33,7 @@ type Raw struct {
 	boxes  map[string]*Box
 	rest   *Box
 	auto   func(*Message) bool
+	absorb bool
 	conns  map[net.Conn]bool
 	closed bool
 }
@@ -162,6 +163,15 @@ func (r *Raw) Auto(handle func(*Message) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.auto = handle
+}
+
+// Absorb drops, from now on, every datagram that repeats one of the same box byte for byte, as a
+// transaction layer does (RFC 3261 17): for tests that are not about retransmissions, where the
+// edge's T1 is short and the machine may be slow.
+func (r *Raw) Absorb() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.absorb = true
 }
 
 // Box collects the messages with one Call-ID from now on.
@@ -346,12 +356,16 @@ func (r *Raw) deliver(m *Message) {
 	r.mu.Lock()
 	auto := r.auto
 	box := r.boxes[m.CallID()]
+	absorb := r.absorb && r.udp != nil
 	r.mu.Unlock()
 	if auto != nil && auto(m) {
 		return
 	}
 	if box == nil {
 		box = r.rest
+	}
+	if absorb && box.repeats(m) {
+		return
 	}
 	box.put(m)
 }
@@ -370,11 +384,24 @@ func (r *Raw) end(err error) {
 type Box struct {
 	mu   sync.Mutex
 	msgs []*Message
+	got  map[string]bool // what has arrived, where repeats are absorbed
 	err  error
 	wake chan struct{} // one token: something changed
 }
 
 func newBox() *Box { return &Box{wake: make(chan struct{}, 1)} }
+
+// repeats tells whether these bytes have been asked about before.
+func (b *Box) repeats(m *Message) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.got == nil {
+		b.got = make(map[string]bool)
+	}
+	again := b.got[string(m.Data)]
+	b.got[string(m.Data)] = true
+	return again
+}
 
 func (b *Box) put(m *Message) {
 	b.mu.Lock()

@@ -734,12 +734,12 @@ func TestOwnRequestHasOneResult(t *testing.T) {
 			for _, status := range []int{180, 200, 200, 486, 200} {
 				text := response(m, status, "")
 				all.Go(func() {
-					pass(100 * time.Millisecond)
+					<-time.After(100 * time.Millisecond)
 					l.e.Receive(&transport.Packet{Flow: from, Data: []byte(text)})
 				})
 			}
 			all.Go(func() {
-				pass(100 * time.Millisecond)
+				<-time.After(100 * time.Millisecond)
 				l.e.Unreachable(from, m.Buf)
 			})
 			all.Wait()

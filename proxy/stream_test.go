@@ -17,7 +17,7 @@ import (
 // listener and real time. b is the address of the only backend.
 func started(t *testing.T, b string, change func(*config.Config)) *lab {
 	t.Helper()
-	l := &lab{TB: t, log: &logLines{}}
+	l := &lab{TB: t, log: &logLines{}, inRealTime: true}
 	l.phone = l.newPeer("PHONE")
 	c := testConfig("udp:127.0.0.1:0", "tcp:127.0.0.1:0")
 	pool := config.DefaultPool()
@@ -32,7 +32,7 @@ func started(t *testing.T, b string, change func(*config.Config)) *lab {
 	l.e = newEdge(t, c, l.log)
 	l.e.Start()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience*time.Millisecond)
 		defer cancel()
 		if err := l.e.Stop(ctx); err != nil {
 			t.Error(err)
@@ -54,7 +54,7 @@ type wireEnd struct {
 
 func (l *lab) wireEnd(conn net.Conn) *wireEnd {
 	l.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second)) // a test that fails must end
+	_ = conn.SetDeadline(time.Now().Add(60 * time.Second)) // a test that fails must end
 	return &wireEnd{lab: l, conn: conn, f: wire.Framer{Max: 65535}}
 }
 

@@ -91,7 +91,7 @@ func (e *Edge) guarded(w *scratch, p *transport.Packet, now time.Duration) bool 
 	w.guardPacket(p)
 	w.packet.Counts = security.Counts(p.Data)
 	rules := e.snap.Load().security
-	if e.guard.Bridge.Watches() && !rules.Trusts(w.packet.From) {
+	if e.guard.Bridge.Listens(now) && !rules.Trusts(w.packet.From) {
 		e.guard.Bridge.Saw(w.packet.From, now)
 	}
 	v := &w.verdict

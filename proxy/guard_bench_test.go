@@ -76,6 +76,10 @@ var cleanMessages = map[string]string{
 		"From: \"Alice Example\" <sip:a%06d@pbx.example.org>;tag=8d7c9b2f\nTo: <sip:%06d@pbx.example.org>\nCall-ID: 3848276298220188511%06d@alice.example.org\nCSeq: 1 INVITE\n" +
 		"Contact: <sip:a%06d@192.0.2.10:5060;transport=udp>\nAllow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO\nSupported: replaces, timer, path\n" +
 		"User-Agent: Yealink SIP-T46S 66.85.0.5\nSession-Expires: 1800\nMin-SE: 90\nAllow-Events: talk, hold, conference\nContent-Type: application/sdp\nContent-Length: 0\n\n",
+	"re-INVITE": "INVITE sip:%06d@192.0.2.20:5060 SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.10:5060;rport;branch=z9hG4bK-524287-2---%06d\nMax-Forwards: 70\nRoute: <sip:edge.example.org;lr>\n" +
+		"From: \"Alice Example\" <sip:a%06d@pbx.example.org>;tag=8d7c9b2f\nTo: <sip:%06d@pbx.example.org>;tag=as4f6c2b\nCall-ID: 3848276298220188511%06d@alice.example.org\nCSeq: 2 INVITE\n" +
+		"Contact: <sip:a%06d@192.0.2.10:5060;transport=udp>\nAllow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO\nSupported: replaces, timer, path\n" +
+		"User-Agent: Yealink SIP-T46S 66.85.0.5\nSession-Expires: 1800\nMin-SE: 90\nContent-Type: application/sdp\nContent-Length: 0\n\n",
 	"REGISTER": "REGISTER sip:pbx.example.org SIP/2.0\nVia: SIP/2.0/UDP 192.0.2.10:5060;rport;branch=z9hG4bK-524287-1---%06d\nMax-Forwards: 70\n" +
 		"From: \"Alice Example\" <sip:a%06d@pbx.example.org>;tag=8d7c9b2f\nTo: <sip:a%06d@pbx.example.org>\nCall-ID: 3848276298220188511%06d@alice.example.org\nCSeq: 2 REGISTER\n" +
 		"Contact: <sip:a%06d@192.0.2.10:5060;transport=udp>;expires=600\nAllow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO\nSupported: path, outbound\n" +
@@ -89,7 +93,7 @@ var cleanMessages = map[string]string{
 // difference between messages that are scanned and judged and those that are scanned
 // alone, of the fastest batches of each, so that what else runs does not count.
 func BenchmarkGuardedMessage(b *testing.B) {
-	for _, method := range []string{"INVITE", "REGISTER"} {
+	for _, method := range []string{"INVITE", "re-INVITE", "REGISTER"} {
 		for _, mode := range []string{"on", "off"} {
 			b.Run(method+"/"+mode, func(b *testing.B) {
 				x := newGuardBench(b, mode == "on", cleanMessages[method])

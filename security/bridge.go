@@ -45,15 +45,15 @@ func (b *Bridge) isGateway(a netip.Addr) bool {
 	return false
 }
 
-// Watches says whether there is a gateway to watch at all.
-func (b *Bridge) Watches() bool { return len(b.gateways) > 0 }
+// Listens says whether it matters who is heard now: once a second, if there is a gateway.
+func (b *Bridge) Listens(now time.Duration) bool {
+	last := time.Duration(b.elsewhere.Load())
+	return len(b.gateways) > 0 && (last == 0 || now-last >= time.Second)
+}
 
 // Saw notes where an untrusted message came from.
 func (b *Bridge) Saw(a netip.Addr, now time.Duration) {
-	if len(b.gateways) == 0 || b.isGateway(a) {
-		return
-	}
-	if last := b.elsewhere.Load(); last == 0 || now-time.Duration(last) >= time.Second {
+	if b.Listens(now) && !b.isGateway(a) {
 		b.elsewhere.Store(int64(now))
 	}
 }

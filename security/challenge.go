@@ -351,7 +351,23 @@ func isWord(b []byte, word string) bool {
 // the credentials' user, else the Request-URI's. It appends nothing when there is no
 // user or no domain, and at most maxUser bytes.
 func AppendUser(dst []byte, m *wire.Msg, c Credentials) []byte {
-	from, _ := wire.ParseURI(m.Bytes(m.From.URI))
+	from := partyOf(m, &m.From)
+	return appendUser(dst, m, &from, c)
+}
+
+// A party is whom From or To names.
+type party struct {
+	user, host []byte
+	isSound    bool // it could be read to the end
+}
+
+func partyOf(m *wire.Msg, a *wire.Addr) party {
+	u, ok := wire.ParseURI(m.Bytes(a.URI))
+	return party{u.User, u.Host, ok}
+}
+
+// appendUser is AppendUser of a message that is from.
+func appendUser(dst []byte, m *wire.Msg, from *party, c Credentials) []byte {
 	var space [maxUser]byte
 	user := appendUnescaped(space[:0], c.User)
 	var domain []byte
@@ -359,9 +375,9 @@ func AppendUser(dst []byte, m *wire.Msg, c Credentials) []byte {
 		user, domain = user[:i], user[i+1:]
 	}
 	if user = bytes.TrimSpace(user); len(user) == 0 {
-		user = bytes.TrimSpace(appendURIUser(space[:0], from.User))
+		user = bytes.TrimSpace(appendURIUser(space[:0], from.user))
 	}
-	host := from.Host
+	host := from.host
 	if len(host) == 0 && isHost(domain) {
 		host = domain
 	}
@@ -379,8 +395,8 @@ func AppendUser(dst []byte, m *wire.Msg, c Credentials) []byte {
 func appendUserAt(dst, user, host []byte) []byte {
 	const maxHost = 253 // RFC 1035 2.3.4
 
-	if full := bytes.TrimRight(host, "."); len(full) > 0 { // the same name for a resolver
-		host = full
+	for len(host) > 1 && host[len(host)-1] == '.' { // the same name for a resolver
+		host = host[:len(host)-1]
 	}
 	host = host[:min(len(host), maxHost)]
 	v6 := bytes.IndexByte(host, ':') >= 0
@@ -393,14 +409,15 @@ func appendUserAt(dst, user, host []byte) []byte {
 	if v6 {
 		dst = append(dst, '[')
 	}
-	for _, c := range host {
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
+	at := len(dst)
+	dst = append(dst, host...)
+	for i, c := range dst[at:] {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			dst[at+i] = c | 0x20
+		case c >= utf8.RuneSelf:
+			dst[at+i] = '?' // no host name
 		}
-		if c >= utf8.RuneSelf {
-			c = '?' // no host name
-		}
-		dst = append(dst, c)
 	}
 	if v6 {
 		dst = append(dst, ']')
@@ -411,7 +428,12 @@ func appendUserAt(dst, user, host []byte) []byte {
 // appendText appends at most so many bytes of a user. What is no UTF-8 is escaped as
 // in a URI: listings and exports are JSON, and a key has to come back as it went.
 func appendText(dst, user []byte, room int) []byte {
-	for len(user) > 0 {
+	plain := 0 // nearly always all of it
+	for plain < min(len(user), room) && user[plain] < utf8.RuneSelf {
+		plain++
+	}
+	dst, user, room = append(dst, user[:plain]...), user[plain:], room-plain
+	for len(user) > 0 && room > 0 {
 		r, n := utf8.DecodeRune(user)
 		switch {
 		case r == utf8.RuneError && n == 1:
@@ -423,9 +445,6 @@ func appendText(dst, user []byte, room int) []byte {
 			if room -= n; room >= 0 {
 				dst = append(dst, user[:n]...)
 			}
-		}
-		if room <= 0 {
-			break
 		}
 		user = user[n:]
 	}

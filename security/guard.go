@@ -313,6 +313,8 @@ type Message struct {
 	// What the sanity check read, when isRead: the first credentials.
 	credentials            Credentials
 	hasCredentials, isRead bool
+	caller                 party // From, when isCallerRead
+	isCallerRead           bool
 	// Key of the user that it speaks for, where the rules had to know; see AppendUser.
 	user []byte
 	buf  [1 + maxUser]byte // asName, user
@@ -320,6 +322,14 @@ type Message struct {
 
 // hasTag says whether the message claims to be part of a dialog, as anybody may.
 func (x *Message) hasTag() bool { return !x.Msg.To.Tag.Empty() }
+
+// from is whom From names, which several rules ask for.
+func (x *Message) from() *party {
+	if !x.isCallerRead {
+		x.caller, x.isCallerRead = partyOf(x.Msg, &x.Msg.From), true
+	}
+	return &x.caller
+}
 
 // isInside says whether a message is part of a dialog that runs: nothing of it is
 // stopped. Registrations never are.
@@ -440,7 +450,7 @@ func (x *Message) eachCredentials(f func(Credentials) bool) {
 }
 
 func (g *Guard) banOf(x *Message, c Credentials, now time.Duration) (Key, bool) {
-	x.user = AppendUser(append(x.buf[:0], asName...)[1:], x.Msg, c)
+	x.user = appendUser(append(x.buf[:0], asName...)[1:], x.Msg, x.from(), c)
 	return g.Book.User(x.user, x.Source, now)
 }
 
@@ -452,8 +462,7 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 	if m.Method != wire.INVITE || s.c.LoopEnable == config.Off || x.hasTag() {
 		return false
 	}
-	from, to := m.Bytes(m.From.URI), m.Bytes(m.To.URI)
-	key, ok := g.loopKey(s, x, from, to, now)
+	key, ok := g.loopKey(s, x, now)
 	if !ok {
 		return false
 	}
@@ -467,28 +476,28 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 
 // loopKey is what the calls of a loop have in common. Calls of a source that nobody
 // knows are counted apart: else whoever names two others could keep them from each other.
-func (g *Guard) loopKey(s *Settings, x *Message, from, to []byte, now time.Duration) (key uint64, ok bool) {
+func (g *Guard) loopKey(s *Settings, x *Message, now time.Duration) (key uint64, ok bool) {
+	m := x.Msg
 	var target, apart []byte
 	if x.Member {
-		target = x.Msg.Bytes(x.Msg.RURI)
+		target = m.Bytes(m.RURI)
 	}
 	var source [8]byte
 	if !x.Trusted && !g.isKnown(x.Source, x.From, now) {
 		apart = binary.BigEndian.AppendUint64(source[:0], uint64(x.Source))
 	}
-	f, okF := wire.ParseURI(from)
-	t, okT := wire.ParseURI(to)
-	if !okF || !okT {
-		return g.Loops.Key(from, to, target, apart), true
+	from, to := x.from(), partyOf(m, &m.To)
+	if !from.isSound || !to.isSound {
+		return g.Loops.Key(m.Bytes(m.From.URI), m.Bytes(m.To.URI), target, apart), true
 	}
-	if s.isExempt(f.User) || s.isExempt(t.User) {
+	if s.isExempt(from.user) || s.isExempt(to.user) {
 		return 0, false
 	}
 	if s.c.LoopKey == "uri" {
 		var bufF, bufT [255]byte
-		return g.Loops.Key(f.User, lowered(bufF[:0], f.Host), t.User, lowered(bufT[:0], t.Host), target, apart), true
+		return g.Loops.Key(from.user, lowered(bufF[:0], from.host), to.user, lowered(bufT[:0], to.host), target, apart), true
 	}
-	return g.Loops.Key(f.User, t.User, target, apart), true
+	return g.Loops.Key(from.user, to.user, target, apart), true
 }
 
 // lowered appends ASCII letters in lower case, as hosts are compared.

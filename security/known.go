@@ -5,8 +5,6 @@ import (
 	"math"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 const (
@@ -23,20 +21,20 @@ const (
 // remembers the latest of each up to its capacity, and is safe for concurrent use.
 type Known struct {
 	seed    maphash.Seed
-	sources []knownShard
-	users   []knownShard // apart, so that a source of many users is one source
+	sources []knownShard[Source]
+	users   []knownShard[knownUser] // apart, so that a source of many users is one source
 }
 
-type knownShard struct {
+type knownShard[K comparable] struct {
 	mu     sync.Mutex
-	latest *simplelru.LRU[knownKey, success]
-	_      [48]byte // no two locks in one cache line
+	latest recent[K, success]
+	_      [8]byte // no two locks in one cache line
 }
 
-// knownKey is a source, or with user a user at it.
-type knownKey struct {
+// knownUser is a user at a source.
+type knownUser struct {
 	source Source
-	user   uint64 // the user's hash
+	user   uint64 // hash
 }
 
 type success struct {
@@ -53,14 +51,14 @@ func NewKnown(capacity int) *Known {
 	for n < knownShards && capacity >= 2*n*knownAShard {
 		n *= 2
 	}
-	k := &Known{seed: maphash.MakeSeed(), sources: make([]knownShard, n), users: make([]knownShard, n)}
+	k := &Known{seed: maphash.MakeSeed(), sources: make([]knownShard[Source], n), users: make([]knownShard[knownUser], n)}
 	for i := range n {
 		size := capacity / n
 		if i < capacity%n {
 			size++
 		}
-		k.sources[i].latest, _ = simplelru.NewLRU[knownKey, success](size, nil)
-		k.users[i].latest, _ = simplelru.NewLRU[knownKey, success](size, nil)
+		k.sources[i].latest = newRecent[Source, success](size)
+		k.users[i].latest = newRecent[knownUser, success](size)
 	}
 	return k
 }
@@ -72,11 +70,10 @@ func (k *Known) Succeeded(s Source, user string, now time.Duration) (before time
 	if s == 0 {
 		return 0
 	}
-	key := knownKey{source: s}
-	before = k.shard(k.sources, key).succeeded(key, now)
+	before = shardOf(k.seed, k.sources, s).succeeded(s, now)
 	if user != "" {
-		key.user = maphash.String(k.seed, user)
-		before = k.shard(k.users, key).succeeded(key, now)
+		key := knownUser{s, maphash.String(k.seed, user)}
+		before = shardOf(k.seed, k.users, key).succeeded(key, now)
 	}
 	return before
 }
@@ -89,11 +86,10 @@ func (k *Known) Holds(s Source, user string, until, now time.Duration) {
 		return
 	}
 	until = min(until, later(now, heldFor))
-	key := knownKey{source: s}
-	k.shard(k.sources, key).held(key, until, now)
+	shardOf(k.seed, k.sources, s).held(s, until, now)
 	if user != "" {
-		key.user = maphash.String(k.seed, user)
-		k.shard(k.users, key).held(key, until, now)
+		key := knownUser{s, maphash.String(k.seed, user)}
+		shardOf(k.seed, k.users, key).held(key, until, now)
 	}
 }
 
@@ -111,18 +107,18 @@ func (k *Known) User(s Source, user []byte, now time.Duration) bool {
 	if !ok || len(user) == 0 {
 		return false
 	}
-	key := knownKey{s, maphash.Bytes(k.seed, user)}
-	at, ok := k.shard(k.users, key).read(key)
+	key := knownUser{s, maphash.Bytes(k.seed, user)}
+	at, ok := shardOf(k.seed, k.users, key).read(key)
 	// What was before the source was forgotten is forgotten too.
 	return ok && now <= at.until && at.noted >= source.first
 }
 
 // Forget forgets a source and all of its users.
 func (k *Known) Forget(s Source) {
-	sh := k.shard(k.sources, knownKey{source: s})
+	sh := shardOf(k.seed, k.sources, s)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.latest.Remove(knownKey{source: s})
+	sh.latest.remove(s)
 }
 
 // Len returns how many sources are remembered, those included whose time is over.
@@ -130,52 +126,55 @@ func (k *Known) Len() (n int) {
 	for i := range k.sources {
 		sh := &k.sources[i]
 		sh.mu.Lock()
-		n += sh.latest.Len()
+		n += len(sh.latest.index)
 		sh.mu.Unlock()
 	}
 	return n
 }
 
 func (k *Known) source(s Source, now time.Duration) (success, bool) {
-	key := knownKey{source: s}
-	at, ok := k.shard(k.sources, key).read(key)
+	at, ok := shardOf(k.seed, k.sources, s).read(s)
 	return at, ok && now <= at.until
 }
 
-func (k *Known) shard(of []knownShard, key knownKey) *knownShard {
-	return &of[int(maphash.Comparable(k.seed, key))&(len(of)-1)]
+func shardOf[K comparable](seed maphash.Seed, of []knownShard[K], key K) *knownShard[K] {
+	return &of[int(maphash.Comparable(seed, key))&(len(of)-1)]
 }
 
-func (sh *knownShard) succeeded(key knownKey, now time.Duration) (before time.Duration) {
+func (sh *knownShard[K]) succeeded(key K, now time.Duration) (before time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	at := sh.noteLocked(key, later(now, knownFor), now)
 	before = at.last
 	at.last = max(at.last, now)
-	sh.latest.Add(key, at)
 	return before
 }
 
-func (sh *knownShard) held(key knownKey, until, now time.Duration) {
+func (sh *knownShard[K]) held(key K, until, now time.Duration) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.latest.Add(key, sh.noteLocked(key, until, now))
+	sh.noteLocked(key, until, now)
 }
 
-// noteLocked returns what will be remembered of one that is known until then.
-func (sh *knownShard) noteLocked(key knownKey, until, now time.Duration) success {
-	at, ok := sh.latest.Peek(key)
-	if !ok {
-		return success{first: now, noted: now, until: until}
+// noteLocked makes somebody the latest, known until then.
+func (sh *knownShard[K]) noteLocked(key K, until, now time.Duration) *success {
+	at := sh.latest.get(key)
+	if at == nil {
+		at = sh.latest.add(key, false)
+		*at = success{first: now, noted: now, until: until}
+		return at
 	}
 	at.noted, at.until = max(at.noted, now), max(at.until, until)
 	return at
 }
 
-func (sh *knownShard) read(key knownKey) (success, bool) {
+func (sh *knownShard[K]) read(key K) (success, bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.latest.Peek(key)
+	if at := sh.latest.peek(key); at != nil {
+		return *at, true
+	}
+	return success{}, false
 }
 
 // later is now + d, on a clock that does not go round.

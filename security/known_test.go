@@ -219,7 +219,7 @@ func TestKnownIsBounded(t *testing.T) {
 	}
 	users := 0
 	for i := range k.users {
-		users += k.users[i].latest.Len()
+		users += len(k.users[i].latest.index)
 	}
 	if users > 1000 {
 		t.Errorf("%d users of at most 1000", users)

@@ -49,7 +49,6 @@ var foreign = map[string][]string{
 	"timers":            {},
 	"config":            {"github.com/knadh/koanf", "go.yaml.in/yaml/v3"},
 	"dialog":            {},
-	"security":          {"github.com/hashicorp/golang-lru/v2/simplelru"},
 	"proxy/wire":        {"github.com/emiago/sipgo/sip"},
 	"proxy/transport":   {"golang.org/x/sys", "golang.org/x/net/bpf", "github.com/gobwas/ws"},
 	"proxy/transaction": {"github.com/dchest/siphash"},

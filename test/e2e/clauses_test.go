@@ -591,7 +591,7 @@ func TestRFC3261Timeouts(t *testing.T) {
 				for range 3 {
 					x.respond(got, 180, "Ringing", "n1")
 					x.callerGets(180, "INVITE")
-					if m, err := x.atNode.Next(400 * time.Millisecond); !errors.Is(err, siptest.ErrNothing) {
+					if m, err := x.atNode.Next(hastyTimerC / 2); !errors.Is(err, siptest.ErrNothing) {
 						t.Fatalf("after %s the node got %v, %v", time.Since(began), m, err)
 					}
 				}
@@ -627,6 +627,10 @@ func TestRFC3261Timeouts(t *testing.T) {
 				x.nodeGets("ACK")
 				x.callerGets(486, "INVITE")
 				x.ackFinal(x.callerGets(486, "INVITE"))
+				x.fenceNode() // the ACK has been handled
+				for x.atCaller.Len() > 0 {
+					x.callerGets(486, "INVITE") // sent before it
+				}
 				if m, err := x.atCaller.Next(300 * time.Millisecond); !errors.Is(err, siptest.ErrNothing) {
 					t.Fatalf("after the ACK: %v, %v", m, err)
 				}

@@ -110,7 +110,10 @@ func (s settings) yaml() string {
 const ignorant = "{ interval: 0, passive: no }"
 
 // hasty are transaction timers that make time-outs testable.
-const hasty = "lab: yes\ntransaction: { t1: 0.05, t2: 0.2, t4: 0.2, timer_b: 0.8, timer_c: 0.6, invite_failover: 0.3, request_failover: 0.3 }\n"
+const hasty = "lab: yes\ntransaction: { t1: 0.05, t2: 0.2, t4: 0.2, timer_b: 0.8, timer_c: 3, invite_failover: 0.3, request_failover: 0.3 }\n"
+
+// hastyTimerC is their timer C.
+const hastyTimerC = 3 * time.Second
 
 // freeAddr is a free address on 127.0.0.1.
 func freeAddr(t *testing.T) netip.AddrPort {

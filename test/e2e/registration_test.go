@@ -104,6 +104,7 @@ func (o *office) closed(r proxy.RegistrationInfo) {
 type attempt struct {
 	*exchange
 	began time.Time
+	still *siptest.Stillness
 }
 
 // calls begins a call to a user.
@@ -111,12 +112,13 @@ func (o *office) calls(user string) *attempt {
 	o.t.Helper()
 	x := &exchange{hop: &hop{caller: o.caller}, t: o.t, req: o.caller.Request("INVITE", "sip:"+user+"@"+domain).SDP()}
 	x.atCaller = o.caller.Box(x.req.CallID())
-	a := &attempt{x, time.Now()}
+	a := &attempt{x, time.Now(), siptest.WatchStillness(o.t)}
 	x.send(x.req)
 	return a
 }
 
-// ends waits for the final answer, acknowledges it and says how long it took since the given time.
+// ends waits for the final answer, acknowledges it and says how long it took
+// since the given time, without what the machine stood still.
 func (a *attempt) ends(since time.Time) (status int, took time.Duration) {
 	a.t.Helper()
 	for {
@@ -126,7 +128,7 @@ func (a *attempt) ends(since time.Time) (status int, took time.Duration) {
 		}
 		if m.Status() >= 200 {
 			a.ackFinal(m)
-			return m.Status(), time.Since(since)
+			return m.Status(), a.still.Since(since)
 		}
 	}
 }

@@ -147,10 +147,10 @@ func TestWrongPasswordsBanTheUser(t *testing.T) {
 	}{{"the PBX challenges again", 401, "Unauthorized"}, {"the PBX says 403", 403, "Forbidden"}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			const last = 4 * time.Second
+			const last = 8 * time.Second
 			f := newFort(t, siptest.PBXOptions{
 				Accounts: map[string]string{"alice": "secret", "bob": "secret", "carol": "secret"}, Wrong: test.code,
-			}, "failed_auth_ban_time: 4", "lab: yes\n")
+			}, "failed_auth_ban_time: 8", "lab: yes\n")
 
 			// A right password in between begins anew: two, two and two wrong ones are not three in a row.
 			bob := f.phone("bob", phoneB)
@@ -167,10 +167,11 @@ func TestWrongPasswordsBanTheUser(t *testing.T) {
 			}
 
 			alice := f.phone("alice", phoneA)
+			var began time.Time
 			for range 3 {
+				began = time.Now()
 				f.registers(alice, "wrong", test.code, test.reason)
 			}
-			began := time.Now()
 			b := banned(t, f.edge, "alice@"+domain)
 			if b.Rule != "failed_auth" || b.Count != 3 || b.By != "edge" || length(b) != last || len(b.Evidence) != 3 || b.Evidence[2].Status != test.code || b.Evidence[2].Method != "REGISTER" {
 				t.Errorf("ban %+v", b)
@@ -191,7 +192,7 @@ func TestWrongPasswordsBanTheUser(t *testing.T) {
 			f.registers(f.phone("carol", phoneA), "secret", 200, "OK")
 			f.registers(bob, "secret", 200, "OK")
 			until(t, "no ban left", func() bool { return len(bans(t, f.edge)) == 0 })
-			if took := time.Since(began); took < last-500*time.Millisecond { // the clock of the edge began a little earlier
+			if took := time.Since(began); took < last {
 				t.Errorf("the ban was over after %s", took)
 			}
 			f.registers(alice, "secret", 200, "OK")
@@ -344,13 +345,22 @@ func floods(t *testing.T, h *hop, neighbour netip.Addr, key string, last time.Du
 	if r := reading(t, explain(t, h.edge, h.caller.Addr().Addr().String()), "dos"); r.Count > 50 || r.Limit != 50 || r.Window != 2 || r.Outcome != "passes" {
 		t.Errorf("explained: %+v", r)
 	}
-	until(t, "the windows are empty", func() bool {
-		return reading(t, explain(t, h.edge, h.caller.Addr().Addr().String()), "dos").Count+reading(t, explain(t, h.edge, neighbour.String()), "dos").Count == 0
-	})
+	empty := func() {
+		t.Helper()
+		until(t, "the windows are empty", func() bool {
+			return reading(t, explain(t, h.edge, h.caller.Addr().Addr().String()), "dos").Count+reading(t, explain(t, h.edge, neighbour.String()), "dos").Count == 0
+		})
+	}
+	empty()
 	began := time.Now()
 	evil.burst(51)
-	if took := time.Since(began); took > time.Second {
-		t.Fatalf("51 messages took %s", took)
+	for tries := 1; time.Since(began) > time.Second && len(bans(t, h.edge)) == 0; tries++ {
+		if tries == 5 {
+			t.Fatal("this machine is too slow for 51 messages within a second")
+		}
+		empty()
+		began = time.Now()
+		evil.burst(51)
 	}
 	b := banned(t, h.edge, key)
 	if b.Rule != "dos" || b.Count != 51 || b.Limit != 50 || b.Window != 2 || !b.Hard || b.Proven != (h.network != "udp") || length(b) != last || len(b.Evidence) == 0 || b.Evidence[0].Method != "MESSAGE" {
@@ -897,8 +907,8 @@ func alive(ctx context.Context, t *testing.T, phone *siptest.Phone, password, ta
 	rounds := 0
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(pause)
-		defer tick.Stop()
+		rest := time.NewTimer(0)
+		defer rest.Stop()
 		for {
 			if a, err := phone.Register(ctx, password); err != nil || a.Status != 200 {
 				t.Errorf("the good phone registers: %+v, %v", a, err)
@@ -910,10 +920,12 @@ func alive(ctx context.Context, t *testing.T, phone *siptest.Phone, password, ta
 				t.Errorf("the good phone hangs up: %d, %v", code, err)
 			}
 			rounds++
+			// A pause after each round: calls that a machine has held up and let go at once are a loop.
+			rest.Reset(pause)
 			select {
 			case <-end:
 				return
-			case <-tick.C:
+			case <-rest.C:
 			}
 		}
 	}()

@@ -330,6 +330,7 @@ func TestFloodingSourceIsBanned(t *testing.T) {
 func floods(t *testing.T, h *hop, neighbour netip.Addr, key string, last time.Duration) {
 	t.Helper()
 	var seen atomic.Int64
+	h.node.Absorb()
 	h.node.Auto(func(m *siptest.Message) bool {
 		seen.Add(1)
 		return m.Respond(200, "OK", "n1") == nil

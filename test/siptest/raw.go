@@ -33,9 +33,10 @@ type Raw struct {
 	boxes  map[string]*Box
 	rest   *Box
 	auto   func(*Message) bool
-	absorb bool
 	conns  map[net.Conn]bool
 	closed bool
+	// The last answer to each datagram that has arrived, nil without one; the map is nil where repeats are not absorbed.
+	answers map[string][]byte
 }
 
 // ListenRaw binds a socket that receives: network is udp, tcp or tls, config the
@@ -165,13 +166,16 @@ func (r *Raw) Auto(handle func(*Message) bool) {
 	r.auto = handle
 }
 
-// Absorb drops, from now on, every datagram that repeats one of the same box byte for byte, as a
-// transaction layer does (RFC 3261 17): for tests that are not about retransmissions, where the
-// edge's T1 is short and the machine may be slow.
+// Absorb treats, from now on, every datagram that repeats an earlier one byte for byte as a
+// transaction layer does (RFC 3261 17): it is dropped, after the answer to the earlier one, if there
+// was one, has been sent again. For tests that are not about retransmissions, since on a machine
+// that is slow for a moment T1 goes by.
 func (r *Raw) Absorb() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.absorb = true
+	if r.udp != nil {
+		r.answers = make(map[string][]byte)
+	}
 }
 
 // Box collects the messages with one Call-ID from now on.
@@ -356,18 +360,35 @@ func (r *Raw) deliver(m *Message) {
 	r.mu.Lock()
 	auto := r.auto
 	box := r.boxes[m.CallID()]
-	absorb := r.absorb && r.udp != nil
+	answer, again := r.answers[string(m.Data)]
+	if r.answers != nil && !again {
+		r.answers[string(m.Data)] = nil
+		m.reply = r.remembering(m.reply, string(m.Data))
+	}
 	r.mu.Unlock()
+	if again {
+		if answer != nil {
+			_ = m.reply(answer) // fails when the test is over
+		}
+		return
+	}
 	if auto != nil && auto(m) {
 		return
 	}
 	if box == nil {
 		box = r.rest
 	}
-	if absorb && box.repeats(m) {
-		return
-	}
 	box.put(m)
+}
+
+// remembering keeps the answers to a request for its repeats.
+func (r *Raw) remembering(reply func([]byte) error, request string) func([]byte) error {
+	return func(b []byte) error {
+		r.mu.Lock()
+		r.answers[request] = b
+		r.mu.Unlock()
+		return reply(b)
+	}
 }
 
 // end tells every waiting test that nothing will come any more.
@@ -384,24 +405,11 @@ func (r *Raw) end(err error) {
 type Box struct {
 	mu   sync.Mutex
 	msgs []*Message
-	got  map[string]bool // what has arrived, where repeats are absorbed
 	err  error
 	wake chan struct{} // one token: something changed
 }
 
 func newBox() *Box { return &Box{wake: make(chan struct{}, 1)} }
-
-// repeats tells whether these bytes have been asked about before.
-func (b *Box) repeats(m *Message) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.got == nil {
-		b.got = make(map[string]bool)
-	}
-	again := b.got[string(m.Data)]
-	b.got[string(m.Data)] = true
-	return again
-}
 
 func (b *Box) put(m *Message) {
 	b.mu.Lock()

@@ -106,6 +106,52 @@ func TestAnswersThatCross(t *testing.T) {
 	}
 }
 
+// TestUnregisteredStaysSo: whatever of the REGISTERs before comes after the answer to the one that took the contacts away.
+func TestUnregisteredStaysSo(t *testing.T) {
+	const contact, other = "<sip:alice@192.168.1.20>", "<sip:alice@192.168.1.21>"
+	for _, m := range []string{"contact", "path"} {
+		for _, c := range []struct {
+			name string
+			away []string
+			left int
+		}{
+			{"each", []string{contact + ";expires=0", other + ";expires=0"}, 0},
+			{"one of two", []string{other + ";expires=0"}, 1},
+			{"all", []string{"*"}, 0},
+		} {
+			t.Run(m+" "+c.name, func(t *testing.T) {
+				inLab(t, 1, mode(m, false), func(t *testing.T, l *lab) {
+					pbx, alice := l.pbx[0], l.phone.handset("alice")
+					text := alice.register(contact, other)
+					alice.sends(text)
+					first := pbx.get("REGISTER")
+					pass(50 * time.Millisecond)
+					alice.more = "Expires: 0\n"
+					alice.sends(alice.register(c.away...))
+					away := pbx.get("REGISTER")
+					pbx.answers(away, 200, "r")
+					alice.get("200 REGISTER")
+					pbx.answers(first, 200, "r", keeps(first)...)
+					alice.get("200 REGISTER")
+					pbx.answers(first, 200, "r", keeps(first)...) // twice
+					alice.sends(text)                             // it was on its way for long
+					alice.get("200 REGISTER")
+					pbx.nothing()
+					if n := l.e.bindings.Len(); n != c.left {
+						t.Errorf("%d bindings, want %d", n, c.left)
+					}
+					alice.id, alice.cseq, alice.more = alice.id+"-anew", 0, ""
+					alice.registers(pbx, contact, other)
+					if n := l.e.bindings.Len(); n != 2 {
+						t.Errorf("%d bindings of a phone that came back", n)
+					}
+					pass(time.Minute)
+				})
+			})
+		}
+	}
+}
+
 // TestModeThatChanges: what the registrar has of the other mode is taken back, else a phone
 // would be called twice.
 func TestModeThatChanges(t *testing.T) {
@@ -286,6 +332,36 @@ func TestPhoneWithoutInstanceComesBack(t *testing.T) {
 				phone.sends(response(req, 486, "p"))
 				pbx.get("486 INVITE")
 				phone.get("ACK")
+			}
+		})
+	}
+}
+
+// TestPhoneWithoutInstanceComesBackToLeave: what it left behind with the connection before is taken back at the registrar,
+// and followed no more.
+func TestPhoneWithoutInstanceComesBackToLeave(t *testing.T) {
+	for _, m := range []string{"contact", "path"} {
+		t.Run(m, func(t *testing.T) {
+			pbx := (&lab{TB: t}).newPeer("PBX1")
+			l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+				mode(m, false)(c)
+				c.Registration.ClosedGrace = config.Duration(5 * time.Minute)
+			})
+			pbx.lab = l
+			phone := l.mobile(pbx)
+			before := phone.registers("")
+			_ = phone.reconnects().Close()
+			awaits(func() bool {
+				x := l.e.Registrations(RegistrationFilter{})
+				return len(x) == 1 && x[0].State == "closed"
+			})
+			phone.last = 0
+			phone.registers("")
+			if isTold := strings.Contains(string(phone.asked.Buf), "<"+before+">;expires=0\r\n"); !isTold {
+				t.Errorf("the registrar was told\n%s", phone.asked.Buf)
+			}
+			if x := l.e.Registrations(RegistrationFilter{}); len(x) != 0 {
+				t.Errorf("still there: %+v", x)
 			}
 		})
 	}

@@ -22,6 +22,7 @@ type mobile struct {
 	id   string
 	cseq int
 	user string
+	last int // seconds, that its registrations do
 
 	asked *wire.Msg // what the registrar got last
 	path  string    // in it
@@ -29,7 +30,7 @@ type mobile struct {
 
 func (l *lab) mobile(pbx *peer) *mobile {
 	callNumber++
-	return &mobile{wireEnd: l.dial(1), l: l, pbx: pbx, user: "alice", id: fmt.Sprintf("mobile-%d", callNumber)}
+	return &mobile{wireEnd: l.dial(1), l: l, pbx: pbx, user: "alice", last: 600, id: fmt.Sprintf("mobile-%d", callNumber)}
 }
 
 // reconnects opens another connection; the old one stays as it is.
@@ -43,8 +44,8 @@ func (m *mobile) reconnects() (old net.Conn) {
 func (m *mobile) registers(more string) string {
 	m.l.Helper()
 	m.cseq++
-	m.sends(fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/TCP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:%s@example.org>;tag=a\nTo: <sip:%s@example.org>\nCall-ID: %s\nCSeq: %d REGISTER\nContact: <sip:%s@%s;transport=tcp>;expires=600%s\nContent-Length: 0\n\n",
-		m.conn.LocalAddr(), m.id, m.cseq, m.user, m.user, m.id, m.cseq, m.user, m.conn.LocalAddr(), more))
+	m.sends(fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/TCP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:%s@example.org>;tag=a\nTo: <sip:%s@example.org>\nCall-ID: %s\nCSeq: %d REGISTER\nContact: <sip:%s@%s;transport=tcp>;expires=%d%s\nContent-Length: 0\n\n",
+		m.conn.LocalAddr(), m.id, m.cseq, m.user, m.user, m.id, m.cseq, m.user, m.conn.LocalAddr(), m.last, more))
 	asked := m.pbx.get("REGISTER")
 	m.asked, m.path = asked, uriIn(asked, wire.KindPath)
 	m.l.sendUDP(m.pbx, response(asked, 200, "r", keeps(asked)...))

@@ -549,7 +549,7 @@ func FuzzEnrolment(f *testing.F) {
 		defer func() {
 			for _, x := range l.e.Registrations(RegistrationFilter{}) {
 				id, _ := strconv.ParseUint(x.ID, 16, 64)
-				l.e.bindings.Remove(binding.ID(id))
+				l.e.bindings.Remove(binding.ID(id), 0)
 			}
 			endAll(l)
 			if n := l.e.count.panics.Swap(0); n != 0 {

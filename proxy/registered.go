@@ -53,7 +53,10 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts, now time.Duration) {
 	x, e := c.route.enrols, c.edge
 	if lasts == 0 {
-		e.bindings.Unlearn(k.id, x.at)
+		e.bindings.Remove(k.id, x.at)
+		if k.instead != 0 { // the registrar was told to forget that one, too
+			e.bindings.Remove(k.instead, x.at)
+		}
 		return
 	}
 	callID := req.Bytes(req.CallID)
@@ -70,6 +73,9 @@ func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts,
 		b.Shown = string(appendContactURI(nil, k.token, e.innerFace(e.snap.Load(), l.flow)))
 	}
 	outcome, _ := e.bindings.Learn(b, now)
+	if outcome == binding.Old { // a later REGISTER has said what holds
+		return
+	}
 	if outcome == binding.Full && e.noteLines.Admit(now) {
 		e.log.Op().Warn().Str("aor", x.aor).Str("ID", b.CallID).
 			Msg("registration is not followed: limits.max_bindings is reached, or its texts are too long; calls to it go where the registrar's Contact leads")

@@ -63,7 +63,7 @@ func BenchmarkLearnMoved(b *testing.B) {
 
 func BenchmarkRemovedAndAdded(b *testing.B) {
 	bench(b, true, func(table *Table, all []Binding, i int) bool {
-		table.Remove(all[i].ID)
+		table.Remove(all[i].ID, 0)
 		outcome, _ := table.Learn(all[i], time.Second)
 		return outcome == Added
 	})

@@ -8,8 +8,7 @@ import (
 )
 
 // ID names a binding. The caller makes it, before the registrar has answered, because our tokens carry it: the same for
-// each REGISTER of the same contact, never 0, and such that nobody outside can choose it (a keyed hash). The table relies
-// on its low 32 bits being different for nearly all bindings.
+// each REGISTER of the same contact, never 0, and such that nobody outside can choose it (a keyed hash).
 type ID uint64
 
 // Flow is the way to a phone: the socket or connection of ours and the address behind it (RFC 5626 3.3).

@@ -46,7 +46,7 @@ func (t *Table) Changes(wall func(time.Duration) time.Time, put func(id ID, stat
 func (t *Table) trace(id ID) (b Binding, past []Flow, ok bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	r := t.findLocked(id)
+	r := t.byID[id]
 	if r == nil {
 		return Binding{}, nil, false
 	}
@@ -71,7 +71,7 @@ func (t *Table) Restore(state []byte, clock func(time.Time) time.Duration, now t
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.findLocked(b.ID) != nil || t.byAoR[b.AoR].namesakes() >= perAoR {
+	if t.byID[b.ID] != nil || t.byAoR[b.AoR].namesakes() >= perAoR {
 		return Binding{}, false
 	}
 	r := t.placeLocked(&b)

@@ -2,7 +2,6 @@ package binding
 
 import (
 	"math/bits"
-	"net/netip"
 	"time"
 
 	"github.com/sipward/sipward/timers"
@@ -86,20 +85,8 @@ func (t *Table) ping(f *flow, now time.Duration) (b Binding, isDue bool) {
 func (t *Table) Pong(id ID, now time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if r := t.findLocked(id); r != nil {
+	if r := t.byID[id]; r != nil {
 		t.pongLocked(r.at, now)
-	}
-}
-
-// PongLow is Pong for who knows only the low 32 bits of the ID, and where the answer came from.
-func (t *Table) PongLow(low uint32, remote netip.AddrPort, now time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for r := t.byLow[low]; r != nil; r = r.next {
-		if r.at.key.Remote == remote {
-			t.pongLocked(r.at, now)
-			return
-		}
 	}
 }
 

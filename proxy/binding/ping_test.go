@@ -40,7 +40,7 @@ func TestPings(t *testing.T) {
 		expect(1, "again")
 		learn(2, udp(2), 2, true)
 		expect(2, "one of two moved on")
-		l.Remove(4)
+		l.Remove(4, 0)
 		expect(1, "nobody is left behind the NAT")
 		learn(1, tcp(1), 2, true)
 		expect(2, "a NAT was found")
@@ -65,7 +65,7 @@ func TestPongs(t *testing.T) {
 		b := l.phone(1<<40|1, udp(1), 1)
 		b.Expires = l.now() + time.Hour
 		l.learn(b, Added)
-		b.ID = 2<<40 | 1 // the same low half
+		b.ID = 2<<40 | 1
 		b.Flow = udp(2)
 		b.NATed = false
 		l.learn(b, Added)
@@ -86,11 +86,11 @@ func TestPongs(t *testing.T) {
 		if p := first[0]; p.ID != 1<<40|1 || p.Pings != 1 {
 			t.Errorf("pinged: %+v", p)
 		}
-		l.PongLow(1, udp(9).Remote, l.now()) // from somewhere else
+		l.Pong(9, l.now()) // of somebody else
 		check(1, 0, 0, 0)
 		sleep(70 * time.Millisecond)
 		at, rtt := l.now(), l.now()-l.Table.byFlow[udp(1)].pinged
-		l.PongLow(1, udp(1).Remote, l.now())
+		l.Pong(1<<40|1, l.now())
 		check(1, 0, at, rtt)
 		if rtt < 70*time.Millisecond {
 			t.Error(rtt)
@@ -149,7 +149,7 @@ func TestPingsAreEven(t *testing.T) {
 		even(t, l, flows)
 		for i := range flows {
 			if i%3 != 0 {
-				l.Remove(ID(i) + 1)
+				l.Remove(ID(i)+1, 0)
 			}
 		}
 		even(t, l, flows/3+1)

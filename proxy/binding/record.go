@@ -12,7 +12,6 @@ type record struct {
 	timers.Timer // set to due
 
 	table       *Table
-	next        *record // with the same low half of the ID
 	older       *record // of the same AoR, refreshed before
 	left, right *record // on the same flow, in a ring
 	at          *flow   // nil: it is in the table no more
@@ -134,41 +133,6 @@ func (r *record) isAhead(b *Binding, now time.Duration) bool {
 
 // isAfter: it was learned from a REGISTER that came after one of then.
 func (r *record) isAfter(asked time.Duration) bool { return asked != 0 && asked < r.asked }
-
-func (t *Table) findLocked(id ID) *record {
-	for r := t.byLow[uint32(id)]; r != nil; r = r.next {
-		if r.id == id {
-			return r
-		}
-	}
-	return nil
-}
-
-// sharers is how many have the same low half of the ID.
-func (r *record) sharers() int {
-	n := 0
-	for ; r != nil; r = r.next {
-		n++
-	}
-	return n
-}
-
-func (t *Table) leaveLowLocked(r *record) {
-	low := uint32(r.id)
-	p := t.byLow[low]
-	if p == r {
-		if r.next == nil {
-			delete(t.byLow, low)
-			return
-		}
-		t.byLow[low] = r.next
-		return
-	}
-	for p.next != r {
-		p = p.next
-	}
-	p.next = r.next
-}
 
 // joinAoRLocked puts r where its last refresh belongs. The key in the map is a text of the first one, always: it must
 // not keep the texts of one that is gone.

@@ -131,17 +131,17 @@ func TestChangesAreTheLastWord(t *testing.T) {
 		check(0)
 		l.learn(l.phone(1, udp(1), 1), Added)
 		check(1)
-		l.Remove(1)
+		l.Remove(1, 0)
 		l.learn(l.phone(1, udp(1), 1), Added)
 		check(1)
-		l.Remove(1)
+		l.Remove(1, 0)
 		check(0)
 		l.learn(l.phone(1, udp(1), 1), Added)
 		sleep(2 * time.Minute)
 		check(0)
 		for id := ID(1); id < 3000; id++ { // far more than the table holds
 			l.learn(l.phone(id, udp(1), 1), Added)
-			l.Remove(id)
+			l.Remove(id, 0)
 		}
 		if lost := l.LostChanges(); lost == 0 || len(l.changed) > 1024 {
 			t.Errorf("%d lost, %d wait", lost, len(l.changed))
@@ -228,7 +228,7 @@ func FuzzRestore(f *testing.F) {
 		moved.Flow, moved.CSeq, moved.Expires = udp(77), b.CSeq+1, now+time.Hour
 		table.Learn(moved, now)
 		table.Current(b.ID, b.Flow)
-		table.Remove(b.ID)
+		table.Remove(b.ID, 0)
 		if table.Len()+table.Flows()+len(table.byFlow)+len(table.byAoR)+len(table.byConn)+w.Len() != 0 {
 			t.Fatal("something is left")
 		}

@@ -38,25 +38,27 @@ func (r *record) isAt(u wire.URI) bool {
 	return ok && bytes.Equal(own.User, u.User) && bytes.EqualFold(own.Host, u.Host)
 }
 
-// succeedLocked gives the predecessor of a binding its ID, so that it goes on as the same one. It is nil when there is none
-// any more.
-func (t *Table) succeedLocked(b *Binding) *record {
-	r := t.findLocked(b.Instead)
-	low := uint32(b.ID)
-	if r == nil || !r.isLeft() || r.text(aor) != b.AoR || t.byLow[low].sharers() >= perLow {
+// predecessorLocked is the binding whose place b takes. It is nil when there is none any more.
+func (t *Table) predecessorLocked(b *Binding) *record {
+	r := t.byID[b.Instead]
+	if r == nil || !r.isLeft() || r.text(aor) != b.AoR {
 		return nil
 	}
+	return r
+}
+
+// renameLocked gives a binding another ID, that of its successor, so that it goes on as the same one.
+func (t *Table) renameLocked(r *record, id ID) {
 	t.markLocked(r.id)
-	t.leaveLowLocked(r)
+	delete(t.byID, r.id)
 	t.byFirst[r.id] = r
 	r.was = slices.Insert(r.was, 0, r.id)
 	if len(r.was) > formers {
 		t.unnameLocked(r.was[formers], r)
 		r.was = r.was[:formers]
 	}
-	r.id, r.next = b.ID, t.byLow[low]
-	t.byLow[low] = r
-	return r
+	r.id = id
+	t.byID[id] = r
 }
 
 // unnameLocked forgets an ID that r had before.
@@ -68,7 +70,7 @@ func (t *Table) unnameLocked(id ID, r *record) {
 
 // followLocked finds a binding by its ID, or by one that it had before.
 func (t *Table) followLocked(id ID) *record {
-	if r := t.findLocked(id); r != nil {
+	if r := t.byID[id]; r != nil {
 		return r
 	}
 	return t.byFirst[id]

@@ -132,15 +132,33 @@ func TestAnswersInAnotherOrder(t *testing.T) {
 		first := l.phone(1, tcp(1), 9)
 		first.Asked = 10 * time.Millisecond
 		l.learn(first, Old)
-		if _, ok := l.Unlearn(1, 10*time.Millisecond); ok || l.RemoveAll(second.AoR, second.Backend, 10*time.Millisecond) != 0 {
+		if _, ok := l.Remove(1, 10*time.Millisecond); ok || l.RemoveAll(second.AoR, second.Backend, 10*time.Millisecond) != 0 {
 			t.Error("forgotten by a REGISTER that came before")
 		}
-		if _, ok := l.Unlearn(1, 20*time.Millisecond); !ok || l.Len() != 0 {
+		if _, ok := l.Remove(1, 20*time.Millisecond); !ok || l.Len() != 0 {
 			t.Error("not forgotten")
 		}
+		l.learn(first, Old)
+		first.Asked = 20 * time.Millisecond
 		l.learn(first, Added)
 		if n := l.RemoveAll(first.AoR, first.Backend, 30*time.Millisecond); n != 1 {
 			t.Errorf("%d removed", n)
+		}
+	})
+}
+
+// TestOldSuccessorTakesNoPlace: the answer to an older REGISTER leaves the ID as it is, too.
+func TestOldSuccessorTakesNoPlace(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, l *lab) {
+		before := l.reconnected(1, 2, 1)
+		before.Asked = 20 * time.Millisecond
+		l.learn(before, Added)
+		l.Closed(2, l.now())
+		b := l.reconnected(3, 1, 9)
+		b.Instead, b.Asked = 1, 10*time.Millisecond
+		l.learn(b, Old)
+		if _, ok := l.Get(1); !ok || l.Len() != 1 {
+			t.Error("it has lost its ID")
 		}
 	})
 }

@@ -1,6 +1,8 @@
 package binding
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,7 +12,6 @@ import (
 // Numbers that we chose.
 const (
 	perAoR    = 32 // bindings; a forking registrar with more phones than that on one name is not one
-	perLow    = 16 // bindings whose IDs share their low 32 bits; with IDs that are hashes there are never more than a few
 	formers   = 4  // flows that a binding has moved on from
 	askedMost = 64 // bindings that are asked where they went, when none is named
 )
@@ -37,11 +38,12 @@ type Table struct {
 	Options
 
 	mu      sync.RWMutex       // guards all below, and all that is reached from there
-	byLow   map[uint32]*record // by the low half of the ID, chained
+	byID    map[ID]*record     //
 	byFirst map[ID]*record     // by IDs that they had before
 	byAoR   map[string]*record // the one that was refreshed last, chained
 	byFlow  map[Flow]*flow     // flows with bindings on them, or with some that moved on
 	byConn  map[uint64]*flow   // those of connections
+	removed removals           //
 	changed map[ID]struct{}    // whose state is not what was written last
 	count   tallies            //
 	turns   uint32             // the last turn that was given to a flow
@@ -51,7 +53,7 @@ type Table struct {
 
 // tallies are the totals.
 type tallies struct {
-	bindings, flows                                 int
+	flows                                           int
 	added, refreshed, moved, expired, lost, refused uint64
 	pings, pongs                                    uint64
 	lostChanges                                     uint64
@@ -61,7 +63,7 @@ type tallies struct {
 func NewTable(o Options) *Table {
 	return &Table{
 		Options: o,
-		byLow:   make(map[uint32]*record),
+		byID:    make(map[ID]*record),
 		byFirst: make(map[ID]*record),
 		byAoR:   make(map[string]*record),
 		byFlow:  make(map[Flow]*flow),
@@ -80,15 +82,19 @@ func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) {
 		t.count.refused++
 		return Full, b
 	}
-	r := t.findLocked(b.ID)
+	r := t.byID[b.ID]
 	if r == nil {
-		r = t.succeedLocked(&b)
+		r = t.predecessorLocked(&b)
 	}
-	switch {
+	switch isGone := t.removed.hold(&b); {
+	case r == nil && isGone:
+		return Old, b
 	case r == nil:
 		return t.addLocked(b, now)
-	case r.isAhead(&b, now):
+	case isGone || r.isAhead(&b, now):
 		return Old, r.binding()
+	case r.id != b.ID:
+		t.renameLocked(r, b.ID)
 	}
 	outcome := Refreshed
 	t.count.refreshed++
@@ -117,13 +123,11 @@ func (t *Table) addLocked(b Binding, now time.Duration) (Outcome, Binding) {
 
 // placeLocked gives a new binding its place in all indexes, or returns nil.
 func (t *Table) placeLocked(b *Binding) *record {
-	low := uint32(b.ID)
-	if t.count.bindings >= t.Capacity || t.byLow[low].sharers() >= perLow {
+	if len(t.byID) >= t.Capacity {
 		return nil
 	}
-	r := &record{table: t, id: b.ID, next: t.byLow[low], since: b.Since}
-	t.byLow[low] = r
-	t.count.bindings++
+	r := &record{table: t, id: b.ID, since: b.Since}
+	t.byID[b.ID] = r
 	r.take(b)
 	r.write(b)
 	t.joinAoRLocked(r)
@@ -172,33 +176,24 @@ func (t *Table) settleLocked(r *record, now time.Duration) {
 	t.pingLocked(r.at, now)
 }
 
-// Remove forgets a binding that was unregistered.
-func (t *Table) Remove(id ID) (Binding, bool) {
+// Remove forgets a binding that was unregistered by a REGISTER that came at the time asked, 0: not known. What was learned
+// from a later one stays, and nothing is learned any more from one before it.
+func (t *Table) Remove(id ID, asked time.Duration) (Binding, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := t.findLocked(id)
-	if r == nil {
-		return Binding{}, false
-	}
-	return t.removeLocked(r), true
-}
-
-// Unlearn is Remove by a REGISTER that came at the time asked: what was learned from a later one stays.
-func (t *Table) Unlearn(id ID, asked time.Duration) (Binding, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r := t.findLocked(id)
+	t.removed.note(removal{id: id}, asked)
+	r := t.byID[id]
 	if r == nil || r.isAfter(asked) {
 		return Binding{}, false
 	}
 	return t.removeLocked(r), true
 }
 
-// RemoveAll forgets the bindings of an AoR at a node (Contact: *), and returns how many. As with Unlearn those stay that
-// were learned from a later REGISTER.
+// RemoveAll is Remove for the bindings of an AoR at a node (Contact: *). It returns how many.
 func (t *Table) RemoveAll(of string, backend uint32, asked time.Duration) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.removed.note(removal{aor: of, backend: backend}, asked)
 	n := 0
 	for r := t.byAoR[of]; r != nil; {
 		older := r.older
@@ -215,7 +210,7 @@ func (t *Table) RemoveAll(of string, backend uint32, asked time.Duration) int {
 func (t *Table) removeLocked(r *record) Binding {
 	b := r.binding()
 	t.Wheel.Stop(&r.Timer)
-	t.leaveLowLocked(r)
+	delete(t.byID, r.id)
 	t.leaveAoRLocked(r)
 	for _, id := range r.was {
 		t.unnameLocked(id, r)
@@ -228,7 +223,6 @@ func (t *Table) removeLocked(r *record) Binding {
 	r.at = nil // an expiry that is under way sees it
 	t.pingLocked(at, b.Refreshed)
 	t.tidyLocked(at)
-	t.count.bindings--
 	t.markLocked(r.id)
 	return b
 }
@@ -279,7 +273,7 @@ func (t *Table) Closed(conn uint64, now time.Duration) []Binding {
 func (t *Table) Get(id ID) (Binding, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	r := t.findLocked(id)
+	r := t.byID[id]
 	if r == nil {
 		return Binding{}, false
 	}
@@ -315,17 +309,15 @@ func (t *Table) All(yield func(*Binding) bool) {
 func (t *Table) ids() []ID {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	all := make([]ID, 0, t.count.bindings)
-	for _, r := range t.byLow {
-		for ; r != nil; r = r.next {
-			all = append(all, r.id)
-		}
-	}
-	return all
+	return slices.AppendSeq(make([]ID, 0, len(t.byID)), maps.Keys(t.byID))
 }
 
 // Len is the number of bindings.
-func (t *Table) Len() int { return t.tallies().bindings }
+func (t *Table) Len() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID)
+}
 
 // Flows is the number of flows that they are on.
 func (t *Table) Flows() int { return t.tallies().flows }

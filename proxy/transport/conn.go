@@ -368,7 +368,7 @@ var (
 func (c *Conn) upgrade(stream io.ReadWriter) (io.ReadWriter, error) {
 	rest, err := upgrade(stream, c.listener.origins)
 	if err == nil {
-		return &webSocket{under: stream, first: rest}, nil
+		return &webSocket{under: stream, frames: frames{max: c.layer.limits.maxMessage}, first: rest}, nil
 	}
 	var refused *refusal
 	if errors.As(err, &refused) {

@@ -19,36 +19,53 @@ func TestSourcesAreAddressesOrPrefixes(t *testing.T) {
 	}
 }
 
-// The connection at rest holds the small buffer, whatever it carried.
+// A connection holds a buffer that fits what has come of a message, whatever it carried before, and none at rest, but for
+// those whose Read waits with one in its hands.
 func TestBufferIsGivenBack(t *testing.T) {
-	r := &reader{rest: make([]byte, restBuffer)}
-	r.buf = r.rest
-	r.framer.Max = 65535
-	for _, step := range []struct {
-		filled  int
-		wasFull bool
-		want    int
-	}{
-		{0, false, restBuffer},
-		{restBuffer, true, midBuffer},
-		{100, false, restBuffer},
-		{0, true, midBuffer},
-		{midBuffer, true, 65535 + midBuffer},
-		{midBuffer + 1, false, 65535 + midBuffer},
-		{10, false, restBuffer},
-	} {
-		r.filled = step.filled
-		for i := range r.filled {
-			r.buf[i] = byte(i)
+	for _, waits := range []bool{true, false} {
+		r := &reader{waits: waits}
+		r.framer.Max = 65535
+		free, atRest := midBuffer, 0
+		if waits {
+			free, atRest = smallBuffer, smallBuffer
 		}
-		r.size(step.wasFull)
-		if len(r.buf) != step.want {
-			t.Errorf("%+v: %d bytes", step, len(r.buf))
+		if got := len(r.lend()); got != free {
+			t.Errorf("waits %t: %d bytes for the first read", waits, got)
 		}
-		for i := range r.filled {
-			if r.buf[i] != byte(i) {
-				t.Fatalf("%+v: byte %d was lost", step, i)
+		for _, step := range []struct {
+			filled  int
+			wasFull bool
+			want    int
+		}{
+			{100, false, smallBuffer},
+			{smallBuffer, true, midBuffer},
+			{100, false, smallBuffer},
+			{0, true, midBuffer},
+			{midBuffer, true, 65535 + midBuffer},
+			{midBuffer + 1, false, 65535 + midBuffer},
+			{10, false, smallBuffer},
+		} {
+			r.filled = step.filled
+			for i := range r.filled {
+				r.buf[i] = byte(i)
 			}
+			r.size(step.wasFull)
+			if len(r.buf) != step.want || len(r.lend()) != step.want-step.filled {
+				t.Errorf("waits %t, %+v: %d bytes", waits, step, len(r.buf))
+			}
+			for i := range r.filled {
+				if r.buf[i] != byte(i) {
+					t.Fatalf("waits %t, %+v: byte %d was lost", waits, step, i)
+				}
+			}
+		}
+		r.filled = 0
+		r.size(false)
+		if !waits {
+			r.rest()
+		}
+		if len(r.buf) != atRest {
+			t.Errorf("waits %t: %d bytes at rest", waits, len(r.buf))
 		}
 	}
 }

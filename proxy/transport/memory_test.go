@@ -124,7 +124,7 @@ func inUse() uint64 {
 // TestIdleConnectionsAreSmall: phones are connected all day and say little.
 func TestIdleConnectionsAreSmall(t *testing.T) {
 	const all = 300
-	for proto, most := range map[string]float64{"tcp": 12 << 10, "wss": 40 << 10} {
+	for proto, most := range map[string]float64{"tcp": 8 << 10, "wss": 24 << 10} {
 		if got := idleMemory(t, proto, all); got > most {
 			t.Errorf("%s: %.0f bytes for a connection at rest, want %.0f at most", proto, got, most)
 		}

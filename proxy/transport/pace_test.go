@@ -55,7 +55,8 @@ func TestConnectionsAreAcceptedAtARate(t *testing.T) {
 }
 
 func TestWaitingToAcceptDoesNotDelayClose(t *testing.T) {
-	l := New(Options{Limits: config.Limits{AcceptRate: 1}})
+	l := New(Options{})
+	l.pace.rate = 1.0 / 3600
 	r := newRecorder()
 	if err := l.Listen([]config.Listener{spec("tcp 127.0.0.1:0")}); err != nil {
 		t.Fatal(err)
@@ -69,7 +70,7 @@ func TestWaitingToAcceptDoesNotDelayClose(t *testing.T) {
 		defer func() { _ = conn.Close() }()
 	}
 	until(t, "two connections", func() bool { return l.Stats().Accepted == 2 })
-	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := l.Close(ctx); err != nil {
 		t.Error(err)

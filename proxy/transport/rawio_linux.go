@@ -32,29 +32,37 @@ func rawIO(call, fd uintptr, p []byte) (int, syscall.Errno) {
 	}
 }
 
-// inlet is the state of one Read; a connection has one reader.
+// canLend: receive waits without a buffer.
+const canLend = true
+
+// inlet is the state of one read; a connection has one reader.
 type inlet struct {
-	read func(fd uintptr) bool // prepared, so that a Read does not allocate it
-	into []byte
-	n    int
-	err  syscall.Errno
+	read   func(fd uintptr) bool // prepared, so that a read does not allocate it
+	into   []byte
+	reader *reader // gives into, and takes it back for as long as there is nothing to read
+	n      int
+	err    syscall.Errno
 }
 
 // Read is net.TCPConn's, deadlines included.
 func (o *outbox) Read(p []byte) (int, error) {
-	in := &o.inlet
 	if len(p) == 0 {
 		return 0, nil
 	}
+	return o.take(p, nil)
+}
+
+// receive is Read into what r lends.
+func (o *outbox) receive(r *reader) (int, error) { return o.take(nil, r) }
+
+func (o *outbox) take(p []byte, r *reader) (int, error) {
+	in := &o.inlet
 	if in.read == nil {
-		in.read = func(fd uintptr) bool {
-			in.n, in.err = rawIO(syscall.SYS_READ, fd, in.into)
-			return in.err != syscall.EAGAIN
-		}
+		in.read = in.readNow
 	}
-	in.into, in.n, in.err = p, 0, 0
+	in.into, in.reader, in.n, in.err = p, r, 0, 0
 	err := o.raw.Read(in.read)
-	in.into = nil
+	in.into, in.reader = nil, nil
 	switch {
 	case err != nil:
 		return 0, err
@@ -64,4 +72,20 @@ func (o *outbox) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	return in.n, nil
+}
+
+// readNow is called by raw.Read, again when there is something.
+func (in *inlet) readNow(fd uintptr) bool {
+	if in.reader != nil {
+		in.into = in.reader.lend()
+	}
+	in.n, in.err = rawIO(syscall.SYS_READ, fd, in.into)
+	if in.err != syscall.EAGAIN {
+		return true
+	}
+	if in.reader != nil {
+		in.into = nil
+		in.reader.rest()
+	}
+	return false
 }

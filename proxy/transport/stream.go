@@ -10,14 +10,17 @@ import (
 	"github.com/sipward/sipward/proxy/wire"
 )
 
-// Read buffers: a connection at rest holds the smallest; a message that does not fit, or a peer that fills it at once,
-// borrows larger ones for as long as it lasts.
+// Read buffers are borrowed. A connection at rest holds none, with TLS, whose Read waits with a buffer in its hands, a
+// small one; what has come of a message holds one of its size.
 const (
-	restBuffer = 2 << 10
-	midBuffer  = 16 << 10
+	smallBuffer = 2 << 10
+	midBuffer   = 16 << 10
 )
 
-var midBuffers = sync.Pool{New: func() any { return new([midBuffer]byte) }}
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
+	midBuffers   = sync.Pool{New: func() any { return new([midBuffer]byte) }}
+)
 
 // CRLF keep-alives (RFC 5626 section 3.5.1).
 const (
@@ -39,12 +42,12 @@ var pongs = func() (b [maxPongs * len(pong)]byte) {
 type reader struct {
 	c      *Conn
 	framer wire.Framer
-	frames frames // WebSocket
 	packet Packet
 	buf    []byte
-	mid    *[midBuffer]byte // buf, if it is borrowed
-	rest   []byte           // the buffer at rest
-	filled int              // bytes in buf
+	small  *[smallBuffer]byte // buf, if it is that one
+	mid    *[midBuffer]byte   // or that one
+	filled int                // bytes in buf
+	waits  bool               // Read waits with a buffer in its hands
 
 	// Deadlines are set when a message begins and when the connection has been at rest for long, not with each read.
 	lastRead  time.Time // when the last bytes came
@@ -54,17 +57,16 @@ type reader struct {
 
 // read hands messages to the handler until the connection ends, and returns why.
 func (c *Conn) read() error {
-	r := &reader{c: c, rest: make([]byte, restBuffer)}
-	r.framer.Max, r.frames.max = c.layer.limits.maxMessage, c.layer.limits.maxMessage
+	r := &reader{c: c, waits: c.tls != nil || !canLend}
+	r.framer.Max = c.layer.limits.maxMessage
 	r.packet.Flow = c.Flow()
-	r.buf = r.rest
 	defer r.giveBack()
 	r.lastRead = time.Now()
 	_ = c.box.SetReadDeadline(r.lastRead.Add(c.layer.limits.idle))
 	for {
-		room := len(r.buf) - r.filled
-		n, err := c.stream.Read(r.buf[r.filled:])
+		n, err := r.receive()
 		if n > 0 {
+			wasFull := r.filled+n == len(r.buf)
 			r.lastRead = time.Now()
 			r.filled += n
 			if c.unanswered.Load() != 0 {
@@ -78,7 +80,7 @@ func (c *Conn) read() error {
 				c.linger()
 				return err
 			}
-			r.size(n == room)
+			r.size(wasFull)
 			r.limit()
 		}
 		if err != nil {
@@ -86,6 +88,34 @@ func (c *Conn) read() error {
 				return err
 			}
 		}
+	}
+}
+
+// receive reads behind what is in the buffer.
+func (r *reader) receive() (int, error) {
+	if r.waits || r.c.web != nil && len(r.c.web.first) > 0 {
+		return r.c.stream.Read(r.lend())
+	}
+	return r.c.box.receive(r)
+}
+
+// lend is the room for the next read.
+func (r *reader) lend() []byte {
+	if r.buf == nil && r.waits {
+		r.small = smallBuffers.Get().(*[smallBuffer]byte)
+		r.buf = r.small[:]
+	}
+	if r.buf == nil {
+		r.mid = midBuffers.Get().(*[midBuffer]byte)
+		r.buf = r.mid[:]
+	}
+	return r.buf[r.filled:]
+}
+
+// rest is called when there is nothing to read.
+func (r *reader) rest() {
+	if r.filled == 0 {
+		r.giveBack()
 	}
 }
 
@@ -140,42 +170,47 @@ func (r *reader) began(begun time.Time, isPartial bool) {
 	r.begun = begun
 }
 
-// size makes room for the next read. If the last one filled all there was, there is more to come, and it is read in larger
-// pieces.
+// size makes the buffer fit what is in it and the next read. If the last one filled all there was, there is more to come,
+// and it is read in larger pieces.
 func (r *reader) size(wasFull bool) {
 	need := r.filled + 1
 	if wasFull {
 		need = max(need, midBuffer/2)
 	}
 	switch {
-	case need <= restBuffer:
-		if len(r.buf) == restBuffer {
-			return
+	case need == 1 && !r.waits: // at once: reading goes on in whichever is at hand
+	case need <= smallBuffer:
+		if r.small == nil {
+			small := smallBuffers.Get().(*[smallBuffer]byte)
+			r.moveTo(small[:])
+			r.small = small
 		}
-		copy(r.rest, r.buf[:r.filled])
-		r.giveBack()
-		r.buf = r.rest
 	case need <= midBuffer:
-		if len(r.buf) >= midBuffer {
-			return
+		if len(r.buf) < midBuffer {
+			mid := midBuffers.Get().(*[midBuffer]byte)
+			r.moveTo(mid[:])
+			r.mid = mid
 		}
-		r.mid = midBuffers.Get().(*[midBuffer]byte)
-		copy(r.mid[:], r.buf[:r.filled])
-		r.buf = r.mid[:]
 	case need > len(r.buf):
 		// The framer refuses messages over its maximum, so this is as large as it gets.
-		large := make([]byte, r.framer.Max+midBuffer)
-		copy(large, r.buf[:r.filled])
-		r.giveBack()
-		r.buf = large
+		r.moveTo(make([]byte, r.framer.Max+midBuffer))
 	}
 }
 
+func (r *reader) moveTo(buf []byte) {
+	copy(buf, r.buf[:r.filled])
+	r.giveBack()
+	r.buf = buf
+}
+
 func (r *reader) giveBack() {
+	if r.small != nil {
+		smallBuffers.Put(r.small)
+	}
 	if r.mid != nil {
 		midBuffers.Put(r.mid)
-		r.mid = nil
 	}
+	r.buf, r.small, r.mid = nil, nil, nil
 }
 
 // limit sets the deadline of a message that has begun, and takes it away with its end.

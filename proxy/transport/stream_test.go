@@ -160,7 +160,8 @@ func TestSlowMessageClosesTheConnection(t *testing.T) {
 
 func TestIdleConnectionIsClosed(t *testing.T) {
 	r := newRecorder()
-	l := start(t, Options{Limits: config.Limits{IdleTimeout: config.Duration(50 * time.Millisecond)}}, r, spec("tcp 127.0.0.1:0"))
+	// Time enough for the message on a busy machine.
+	l := start(t, Options{Limits: config.Limits{IdleTimeout: config.Duration(3 * time.Second)}}, r, spec("tcp 127.0.0.1:0"))
 	peer := dialTo(t, l, 0)
 	write(t, peer, message(1, 0))
 	next(t, r.packets)

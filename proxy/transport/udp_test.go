@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sipward/sipward/config"
@@ -13,15 +14,17 @@ import (
 func echo(p *Packet) { _ = p.Flow.Send(p.Data) }
 
 func TestDatagramsOfOnePeerKeepTheirOrder(t *testing.T) {
-	const all = 10000
+	const all, underWay = 10000, 100 // no receive buffer runs over, whoever has to wait
 	r := newRecorder()
 	r.onReceive = echo
 	l := start(t, Options{Readers: 4}, r, spec("udp 127.0.0.1:0"))
 	peer := udpPeer(t, "127.0.0.1:0")
 	to := l.Listeners()[0].Bound()
+	var back atomic.Uint32
 	go func() {
 		b := []byte("number ....")
 		for i := range uint32(all) {
+			until(t, "the datagrams under way", func() bool { return i-back.Load() < underWay })
 			binary.BigEndian.PutUint32(b[7:], i)
 			_, _ = peer.WriteToUDPAddrPort(b, to)
 		}
@@ -35,6 +38,7 @@ func TestDatagramsOfOnePeerKeepTheirOrder(t *testing.T) {
 		if got := binary.BigEndian.Uint32(b[7:n]); got != i {
 			t.Fatalf("got %d, want %d", got, i)
 		}
+		back.Add(1)
 	}
 	if s := l.Stats(); s.Datagrams != all || s.SocketDrops != 0 {
 		t.Errorf("%+v", s)

@@ -13,8 +13,9 @@ import (
 // webSocket is a connection after the upgrade. What is read from it is frames as they come, which reader takes apart; what
 // is written to it becomes one message per Write (RFC 7118 section 5).
 type webSocket struct {
-	under io.ReadWriter
-	first []byte // what came behind the upgrade request; the reader's
+	under  io.ReadWriter
+	frames frames // the reader's
+	first  []byte // what came behind the upgrade request; the reader's
 
 	mu       sync.Mutex // makes the close frame the last one
 	isClosed bool       // it was sent
@@ -91,15 +92,15 @@ func (r *reader) deliverFrames() error {
 	pings := pingFrames{c: r.c}
 	begun := r.begun
 	for {
-		op, payload, err := r.frames.next(r.buf[:r.filled])
+		op, payload, err := r.c.web.frames.next(r.buf[:r.filled])
 		if err != nil {
 			return r.c.fail(err)
 		}
 		switch op {
 		case ws.OpContinuation:
 			pings.answerLast()
-			r.filled = r.frames.compact(r.buf[:r.filled])
-			r.began(begun, r.filled > 0 || r.frames.isPartial())
+			r.filled = r.c.web.frames.compact(r.buf[:r.filled])
+			r.began(begun, r.filled > 0 || r.c.web.frames.isPartial())
 			return nil
 		case ws.OpClose:
 			return r.c.answerClose(payload)
@@ -109,7 +110,7 @@ func (r *reader) deliverFrames() error {
 		default:
 			r.message(payload, &pings)
 		}
-		if !r.frames.isPartial() {
+		if !r.c.web.frames.isPartial() {
 			begun = time.Time{}
 		}
 	}

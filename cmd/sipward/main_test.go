@@ -407,7 +407,7 @@ pools: { pbx: { backends: ["sip:127.0.0.9:9"], probe: { interval: 0 } } }
 log: { output: ./edge.log }
 admin: { socket: ./s }
 `})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Getenv("SIPTEST_BINARY"), "run")
 	errOut, err := cmd.StderrPipe()
@@ -435,7 +435,7 @@ admin: { socket: ./s }
 
 // TestDemo: the demo ends by itself, shows its table and finds nothing wrong.
 func TestDemo(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	out, code, err := siptest.Run(ctx, t.TempDir(), "demo")
 	if err != nil {

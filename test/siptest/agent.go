@@ -181,7 +181,7 @@ func (a *agent) start(at, atTLS netip.AddrPort, register func(*sipgo.Server)) er
 // serving waits until sipgo has put the UDP listener into its pool: a request sent before
 // that would leave from a socket of its own.
 func (s *session) serving(at netip.AddrPort) error {
-	deadline := time.NewTimer(5 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

@@ -30,8 +30,8 @@ type TB interface {
 // startTime is how long sipward may take until it says ready, stopTime until it has gone
 // after SIGTERM.
 const (
-	startTime = 20 * time.Second
-	stopTime  = 40 * time.Second
+	startTime = 60 * time.Second
+	stopTime  = 60 * time.Second
 )
 
 var built struct {

@@ -3,10 +3,12 @@ package siptest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // Loopback is the address every endpoint binds to unless it is told otherwise.
@@ -15,54 +17,64 @@ var Loopback = netip.MustParseAddr("127.0.0.1")
 // receiveBuffer is asked of the kernel for every UDP socket; it may give less.
 const receiveBuffer = 4 << 20
 
-var handedOut struct {
+// Ports that we choose lie between these two: below those that Linux gives to sockets that ask
+// for none (ip_local_port_range), so that nobody is given one that is free for a moment.
+const lowestPort, highestPort = 10000, 19999
+
+var tried struct {
 	sync.Mutex
-	ports map[uint16]bool
+	port uint16 // the last one
+}
+
+// nextPort returns a port to be tried, each in its turn.
+func nextPort() uint16 {
+	tried.Lock()
+	defer tried.Unlock()
+	if tried.port == 0 { // two processes should not try the same ones
+		tried.port = lowestPort + uint16(rand.IntN(highestPort-lowestPort))
+	}
+	if tried.port++; tried.port > highestPort {
+		tried.port = lowestPort
+	}
+	return tried.port
 }
 
 // FreePort returns a port of 127.0.0.1 that is free for UDP and TCP alike, for a
 // program that binds it itself. No port is handed out twice by one process.
 func FreePort() (uint16, error) {
-	handedOut.Lock()
-	defer handedOut.Unlock()
-	if handedOut.ports == nil {
-		handedOut.ports = make(map[uint16]bool)
+	udp, ln, err := bindBoth(AnyPort)
+	if err != nil {
+		return 0, err
 	}
-	for range 50 {
-		udp, ln, err := bindBoth(netip.AddrPortFrom(Loopback, 0))
-		if err != nil {
-			return 0, err
-		}
-		port := addrPort(udp.LocalAddr()).Port()
-		if err := errors.Join(udp.Close(), ln.Close()); err != nil {
-			return 0, err
-		}
-		if !handedOut.ports[port] {
-			handedOut.ports[port] = true
-			return port, nil
-		}
-	}
-	return 0, errors.New("no free port found")
+	port := addrPort(udp.LocalAddr()).Port()
+	return port, errors.Join(udp.Close(), ln.Close())
 }
 
-// bindBoth binds UDP and TCP to the same address; port 0 takes one that is free for both.
-func bindBoth(at netip.AddrPort) (*net.UDPConn, *net.TCPListener, error) {
-	var last error
-	for range 50 {
-		ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
-		if err != nil {
-			return nil, nil, fmt.Errorf("listen on tcp %s: %w", at, err)
-		}
-		udp, err := bindUDP(addrPort(ln.Addr()))
-		if err == nil {
-			return udp, ln, nil
-		}
-		last = errors.Join(err, ln.Close())
-		if at.Port() != 0 {
+// bindBoth binds UDP and TCP to the same address; port 0 takes one that is free for both,
+// and that stays ours while it is closed and opened again.
+func bindBoth(at netip.AddrPort) (udp *net.UDPConn, ln *net.TCPListener, err error) {
+	if at.Port() != 0 {
+		return bindPort(at)
+	}
+	for range highestPort - lowestPort {
+		udp, ln, err = bindPort(netip.AddrPortFrom(at.Addr(), nextPort()))
+		if !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
 	}
-	return nil, nil, last
+	return udp, ln, err
+}
+
+func bindPort(at netip.AddrPort) (*net.UDPConn, *net.TCPListener, error) {
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen on tcp %s: %w", at, err)
+	}
+	udp, err := bindUDP(at)
+	if err != nil {
+		return nil, nil, errors.Join(err, ln.Close())
+	}
+	return udp, ln, nil
 }
 
 func bindUDP(at netip.AddrPort) (*net.UDPConn, error) {

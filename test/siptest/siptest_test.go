@@ -56,7 +56,7 @@ func TestPhoneCallsPBXOverEachTransport(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			pbx := newPBX(t, PBXOptions{TLS: cert.Server(), Ringing: 10 * time.Millisecond, Answer: 50 * time.Millisecond})
 			phone := newPhone(t, PhoneOptions{Network: network, Proxy: pbx.address(network), TLS: cert.Server()})
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			call, err := phone.Call(ctx, "sip:100@siptest.example")
 			if err != nil {
 				t.Fatal(err)
@@ -88,7 +88,7 @@ func TestPBXHangsUp(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			pbx := newPBX(t, PBXOptions{})
 			phone := newPhone(t, PhoneOptions{Network: network, Proxy: pbx.Addr()})
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			call, err := phone.Call(ctx, "sip:100@siptest.example")
 			if err != nil {
 				t.Fatal(err)
@@ -111,7 +111,7 @@ func TestPBXHangsUp(t *testing.T) {
 func TestPhoneAnswersAPhone(t *testing.T) {
 	callee := newPhone(t, PhoneOptions{User: "bob"})
 	caller := newPhone(t, PhoneOptions{User: "alice", Proxy: callee.address("udp")})
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	call, err := caller.Call(ctx, callee.URI())
 	if err != nil || !call.Answered() {
 		t.Fatalf("call = %+v, %v", call, err)
@@ -126,14 +126,14 @@ func TestScriptedAnswers(t *testing.T) {
 	phone := newPhone(t, PhoneOptions{Proxy: pbx.Addr()})
 	for _, code := range []int{503, 486, 603, 401} {
 		pbx.Script("INVITE", code)
-		ctx := within(t, 10*time.Second)
+		ctx := within(t, time.Minute)
 		call, err := phone.Call(ctx, "sip:100@siptest.example")
 		if err != nil || call.Status != code {
 			t.Fatalf("call = %+v, %v, want %d", call, err, code)
 		}
 	}
 	pbx.Script("INVITE")
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if call, err := phone.Call(ctx, "sip:100@siptest.example"); err != nil || !call.Answered() {
 		t.Fatalf("call = %+v, %v", call, err)
 	}
@@ -148,7 +148,7 @@ func TestCancelledCallEndsWith487(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			pbx := newPBX(t, PBXOptions{Answer: time.Minute})
 			phone := newPhone(t, PhoneOptions{Network: network, Proxy: pbx.Addr()})
-			ctx := within(t, 10*time.Second)
+			ctx := within(t, time.Minute)
 			call, err := phone.Dial(ctx, "sip:100@siptest.example")
 			if err != nil {
 				t.Fatal(err)
@@ -169,7 +169,7 @@ func TestCancelledCallEndsWith487(t *testing.T) {
 func TestRegisterAnswersTheChallenge(t *testing.T) {
 	pbx := newPBX(t, PBXOptions{Accounts: map[string]string{"alice": "secret"}})
 	phone := newPhone(t, PhoneOptions{User: "alice", Proxy: pbx.Addr()})
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if a, err := phone.Register(ctx, "secret"); err != nil || a.Status != 200 {
 		t.Fatalf("register = %+v, %v", a, err)
 	}
@@ -194,7 +194,7 @@ func TestSilenceStopAndStart(t *testing.T) {
 		t.Fatalf("a silent node answered %+v", a)
 	}
 	pbx.Resume()
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	if a, err := phone.Send(ctx, "OPTIONS", "sip:siptest.example"); err != nil || a.Status != 200 {
 		t.Fatalf("after the silence: %+v, %v", a, err)
 	}
@@ -236,7 +236,7 @@ func TestRawCarriesExactBytes(t *testing.T) {
 			if err := client.Send(want); err != nil {
 				t.Fatal(err)
 			}
-			got, err := box.Next(5 * time.Second)
+			got, err := box.Next(20 * time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -246,7 +246,7 @@ func TestRawCarriesExactBytes(t *testing.T) {
 			if err := got.Respond(200, "OK", "t1"); err != nil {
 				t.Fatal(err)
 			}
-			res, err := client.Next(5 * time.Second)
+			res, err := client.Next(20 * time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +279,7 @@ func TestRawCutsAStream(t *testing.T) {
 		}
 	}
 	for _, want := range [][]byte{one, two} {
-		got, err := server.Next(5 * time.Second)
+		got, err := server.Next(20 * time.Second)
 		if err != nil || got.String() != string(want) {
 			t.Fatalf("got %v, %v\nwant\n%s", got, err, want)
 		}
@@ -297,7 +297,7 @@ func TestLoadAndAnswerer(t *testing.T) {
 		}
 	}()
 	load := &Load{Target: node.Addr(), Rate: 200, Calls: 100}
-	calls, err := load.Run(within(t, 20*time.Second))
+	calls, err := load.Run(within(t, time.Minute))
 	if err != nil || len(calls) != 100 {
 		t.Fatalf("%d calls, %v", len(calls), err)
 	}

@@ -122,19 +122,23 @@ func TestFramerIgnoresSegmentation(t *testing.T) {
 // A message that grows byte by byte is looked at once, not once per byte.
 func TestFramerIsLinear(t *testing.T) {
 	text := []byte(request("X: "+strings.Repeat("x", 60000), "Content-Length: 0"))
-	var f Framer
-	start := time.Now()
-	for i := 1; i < len(text); i++ {
-		if msg, n, _, fault := f.Next(text[:i]); msg != nil || n != 0 || fault != NoFault {
-			t.Fatal(i, n, fault)
+	fastest := time.Hour
+	for range 10 { // a busy machine may stall in some of them
+		var f Framer
+		start := time.Now()
+		for i := 1; i < len(text); i++ {
+			if msg, n, _, fault := f.Next(text[:i]); msg != nil || n != 0 || fault != NoFault {
+				t.Fatal(i, n, fault)
+			}
+		}
+		msg, _, _, _ := f.Next(text)
+		want(t, "size", len(msg), len(text))
+		// 60000 rescans of 30 kB on average take many seconds.
+		if fastest = min(fastest, time.Since(start)); fastest < time.Second {
+			return
 		}
 	}
-	msg, _, _, _ := f.Next(text)
-	want(t, "size", len(msg), len(text))
-	// 60000 rescans of 30 kB on average take many seconds.
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("took %v", d)
-	}
+	t.Errorf("took %v", fastest)
 }
 
 func TestFramerAgreesWithScan(t *testing.T) {

@@ -25,7 +25,8 @@
 // frames are answered in between, and a client that breaks RFC 6455 is told the status code and closed.
 //
 // A connection at rest takes 6 kB, with TLS 20 kB: its goroutine's stack, with TLS a read buffer of 2 kB and what the
-// library keeps. Until the next collection, the stack is as large as the last message needed it. TestIdleConnectionsAreSmall watches over it.
+// library keeps. Until the next collection, the stack is as large as the last message needed it.
+// TestIdleConnectionsAreSmall watches over it.
 //
 // On Linux UDP uses system calls of its own; udp_linux.go says why and what that saves. Elsewhere it is portable and knows
 // less: no local address on wildcard listeners, no ICMP errors, queueing times and drops.

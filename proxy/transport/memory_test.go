@@ -125,7 +125,7 @@ func inUse() uint64 {
 func TestIdleConnectionsAreSmall(t *testing.T) {
 	const all = 300
 	for proto, most := range map[string]float64{"tcp": 8 << 10, "wss": 24 << 10} {
-		if got := idleMemory(t, proto, all); got > most {
+		if got := idleMemory(t, proto, all); got > most && !raceEnabled { // with it, stacks are larger
 			t.Errorf("%s: %.0f bytes for a connection at rest, want %.0f at most", proto, got, most)
 		}
 	}

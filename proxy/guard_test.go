@@ -274,27 +274,31 @@ func TestKnownSourcesMaySendMore(t *testing.T) {
 }
 
 // Who never proved that it receives anything can be given a shorter ban, that doubles:
-// its address may be forged.
+// its address may be forged. Without that key it is banned as everybody is.
 func TestUnprovenSourcesAreBannedForLonger(t *testing.T) {
-	underGuard(t, 1, func(c *config.Config) {
-		c.Security.DoSUnprovenBanTime = seconds(60)
-		c.Security.DoSBanTime = seconds(200)
-	}, func(t *testing.T, l *lab) {
-		a := l.newPeerAt("A", "127.0.0.11:0")
-		n := 0
-		for _, want := range []time.Duration{60, 120, 200, 200} {
-			for range 50 {
-				n++
-				l.passes(a, n)
-			}
-			n++
-			l.stops(a, n)
-			pass(want*time.Second - 1)
-			n++
-			l.stops(a, n)
-			pass(1)
-		}
-	})
+	for short, bans := range map[int][]time.Duration{60: {60, 120, 200, 200}, 0: {200, 200}} {
+		t.Run(fmt.Sprint(short), func(t *testing.T) {
+			underGuard(t, 1, func(c *config.Config) {
+				c.Security.DoSUnprovenBanTime = seconds(short)
+				c.Security.DoSBanTime = seconds(200)
+			}, func(t *testing.T, l *lab) {
+				a := l.newPeerAt("A", "127.0.0.11:0")
+				n := 0
+				for _, want := range bans {
+					for range 50 {
+						n++
+						l.passes(a, n)
+					}
+					n++
+					l.stops(a, n)
+					pass(want*time.Second - 1)
+					n++
+					l.stops(a, n)
+					pass(1)
+				}
+			})
+		})
+	}
 }
 
 // Nobody whom the edge needs is ever banned, and the log says that it might have been.

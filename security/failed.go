@@ -176,33 +176,25 @@ func (g *Guard) Ban(x Ban, now time.Duration) bool {
 	return true
 }
 
-// Pardon lifts a ban and forgets all that was counted: the next message passes.
+// Pardon lifts a ban, if there is one, and forgets all that was counted: the next
+// message passes. It forgets first: nothing is counted as long as the ban stands, and
+// what comes in between does not find the old count.
 func (g *Guard) Pardon(k Key) (was Ban, found bool) {
-	was, found = g.Book.Remove(k)
 	g.Auth.Forget(k)
 	if k.User == "" {
 		g.Rates.Forget(k.Source)
 		g.trails.take(k.Source)
 	}
-	return was, found
+	return g.Book.Remove(k)
 }
 
-// PardonAll lifts all bans and forgets what was counted. It returns how many there
-// were.
+// PardonAll lifts all bans and forgets what was counted of anybody, in the order of
+// Pardon. It returns how many there were.
 func (g *Guard) PardonAll() (n int) {
-	var sources []Source
-	g.Book.All(0, func(b Ban) bool {
-		if b.User == "" {
-			sources = append(sources, b.Source)
-		}
-		return true
-	})
-	n = g.Book.Flush()
-	for _, s := range sources {
-		g.Rates.Forget(s)
-	}
 	g.Auth.forgetAll()
-	return n
+	g.Rates.ForgetAll()
+	g.trails.forgetAll()
+	return g.Book.Flush()
 }
 
 // forgetAll forgets all failures, but no challenge.

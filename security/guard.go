@@ -546,6 +546,12 @@ func (t *trails) take(s Source) (rows []Evidence) {
 	return rows
 }
 
+func (t *trails) forgetAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.of = newRecent[Source, trail](trailSources)
+}
+
 // told remembers about whom something was said lately.
 type told struct {
 	mu    sync.Mutex

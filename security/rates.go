@@ -113,6 +113,16 @@ func (r *Rates) Forget(s Source) {
 	}
 }
 
+// ForgetAll forgets all sources, and gives their memory back.
+func (r *Rates) ForgetAll() {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		sh.rateTable = newRateTable(r.seed, sh.most)
+		sh.mu.Unlock()
+	}
+}
+
 // Len returns how many sources are remembered, those included whose messages have
 // all left the window meanwhile.
 func (r *Rates) Len() (n int) {

@@ -36,14 +36,9 @@ var repeatReasons = [64]string{
 	wire.KindSessionExpires: "Duplicate Session-Expires",
 }
 
-// Sane looks for what wire.Scan lets pass and no sound sender sends, in a message that
-// it found no fault in. The reason is for the reply: it names what is wrong, no input.
-func Sane(m *wire.Msg) (reason string, ok bool) {
-	_, _, reason = sane(m)
-	return reason, reason == ""
-}
-
-// sane is Sane that returns the credentials that it read, if nothing is wrong.
+// sane looks for what wire.Scan lets pass and no sound sender sends, in a message that
+// it found no fault in. The reason, empty if nothing is wrong, is for the reply: it names
+// what is wrong, no input. The credentials are those that had to be read for that.
 func sane(m *wire.Msg) (c Credentials, has bool, reason string) {
 	if reason = checkHeaders(m); reason == "" {
 		reason = checkParties(m)

@@ -99,8 +99,8 @@ func TestSane(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := scan(t, c.text)
-			if reason, ok := Sane(m); reason != c.reason || ok != (reason == "") {
-				t.Errorf("%q, %v, want %q", reason, ok, c.reason)
+			if _, _, reason := sane(m); reason != c.reason {
+				t.Errorf("%q, want %q", reason, c.reason)
 			}
 		})
 	}
@@ -126,11 +126,11 @@ func TestTortureMessagesPass(t *testing.T) {
 		}
 		var m wire.Msg
 		if m.Scan(text, false) != wire.NoFault {
-			Sane(&m) // must not panic
+			sane(&m) // must not panic
 			continue
 		}
 		name := strings.TrimSuffix(filepath.Base(file), ".dat")
-		if reason, _ := Sane(&m); reason != refused[name] {
+		if _, _, reason := sane(&m); reason != refused[name] {
 			t.Errorf("%s: %q, want %q", name, reason, refused[name])
 		}
 	}
@@ -166,7 +166,7 @@ var register = message("REGISTER",
 
 func TestSaneDoesNotAllocate(t *testing.T) {
 	m := scan(t, register)
-	if n := testing.AllocsPerRun(100, func() { Sane(m) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { sane(m) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -177,7 +177,7 @@ func BenchmarkSane(b *testing.B) {
 			m := scan(b, text)
 			b.ReportAllocs()
 			for b.Loop() {
-				if reason, ok := Sane(m); !ok {
+				if _, _, reason := sane(m); reason != "" {
 					b.Fatal(reason)
 				}
 			}

@@ -120,6 +120,8 @@ func isDTLS(sdp []byte) bool {
 	}
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // Fingerprint is a hash of SDP, every byte of it but the version of its o= line:
 // equal for a session that was not changed, whether or not its version was
 // raised. It is the same in every process, for what a restart brings back; it keeps

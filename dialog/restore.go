@@ -1,11 +1,10 @@
 package dialog
 
 import (
-	"encoding/binary"
-	"hash/crc32"
 	"time"
 
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/store/codec"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -35,30 +34,29 @@ type Restorer struct {
 // in good time before its end: no call ends for want of one that was not asked for anew.
 // What the edge sent since the state was written is not known: CSeq numbers jump over it.
 func (r *Restorer) Call(id ID, state []byte) bool {
-	const head, tail = 1, 4
-	n := len(state) - tail
-	if n < head || state[0] != stateVersion || crc32.Checksum(state[:n], castagnoli) != binary.BigEndian.Uint32(state[n:]) {
+	body, ok := codec.Open(state, stateVersion)
+	if !ok {
 		return false
 	}
 	c := &Call{store: r.Store}
-	in := decoder{b: state[head:n]}
+	in := decoder{Reader: body}
 	c.policy = r.policy(&in)
-	c.began = moment(r.Clock(time.UnixMicro(in.int())))
+	c.began = moment(r.Clock(time.UnixMicro(in.Int())))
 	if in.zero = c.began; c.began < r.Now-longCall || c.began > r.Now+longCall {
 		return false
 	}
-	c.invite = in.u32()
+	c.invite = in.Uint32()
 	c.source = in.flow().origin()
 	outside := in.flow()
-	backend := in.u32()
+	backend := in.Uint32()
 	c.answered = in.time()
-	c.setup = in.u32()
-	c.tagAt = uint16(in.uint(maxText))
-	c.tagLen = uint16(in.uint(maxText))
-	c.outer = Leg(in.uint(uint64(B)))
-	in.flags(&c.noInject, &c.reported)
+	c.setup = in.Uint32()
+	c.tagAt = uint16(in.Uint(maxText))
+	c.tagLen = uint16(in.Uint(maxText))
+	c.outer = Leg(in.Uint(uint64(B)))
+	in.Flags(&c.noInject, &c.reported)
 	c.first.call = c
-	for i := range in.uint(1 << 8) {
+	for i := range in.Uint(1 << 8) {
 		d := &c.first
 		if i > 0 {
 			d = &Dialog{call: c}
@@ -66,13 +64,13 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 		}
 		in.dialog(d)
 		if int(c.tagAt)+int(c.tagLen) > len(d.texts.get(fromText)) {
-			in.fail()
+			in.Fail()
 		}
-		if in.bad {
+		if in.Failed() {
 			break
 		}
 	}
-	if in.bad || len(in.b) > 0 || c.answered == 0 || c.first.state == none || !r.Store.place(id, c) {
+	if !in.Ended() || c.answered == 0 || c.first.state == none || !r.Store.place(id, c) {
 		for d := range c.dialogs {
 			d.releaseLocked()
 		}
@@ -99,12 +97,12 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 
 // policy reads one and shares it among the calls that have the same.
 func (r *Restorer) policy(in *decoder) *timers.Policy {
-	from := in.b
+	from := in.Rest()
 	p := in.policy()
-	if in.bad {
+	if in.Failed() {
 		return &p
 	}
-	key := string(from[:len(from)-len(in.b)])
+	key := string(from[:len(from)-len(in.Rest())])
 	if known := r.policies[key]; known != nil {
 		return known
 	}

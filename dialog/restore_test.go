@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sipward/sipward/proxy/wire"
+	"github.com/sipward/sipward/store/codec"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -116,10 +117,11 @@ func TestPolicyIsKeptAsValues(t *testing.T) {
 			v.SetFloat(0.25)
 		}
 	}
-	var e encoder
+	e := encoder{Writer: codec.Begin(nil, stateVersion)}
 	e.policy(p)
-	d := decoder{b: e.b}
-	if got := d.policy(); d.bad || !reflect.DeepEqual(&got, p) {
+	in, _ := codec.Open(e.Seal(), stateVersion)
+	d := decoder{Reader: in}
+	if got := d.policy(); !d.Ended() || !reflect.DeepEqual(&got, p) {
 		t.Errorf("got %+v, want %+v", got, p)
 	}
 }
@@ -590,7 +592,12 @@ func FuzzRestore(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		l := newLab(t)
-		state := sealed(bytes.Clone(body), 0)
+		if len(body) == 0 {
+			return
+		}
+		w := codec.Begin(nil, body[0])
+		w.Raw(body[1:]...)
+		state := w.Seal()
 		r := &Restorer{Store: l.s, Now: l.now, Bump: 1000, Clock: func(t time.Time) time.Duration { return t.Sub(epoch0) }}
 		id := makeID(1, 2, 3)
 		if !r.Call(id, state) {

@@ -17,17 +17,18 @@ const module = "github.com/sipward/sipward"
 var edges = map[string][]string{
 	"timers":            {},
 	"config":            {},
-	"dialog":            {"proxy/wire", "timers"},
+	"dialog":            {"proxy/wire", "timers", "store/codec"},
 	"security":          {"proxy/wire", "config"},
 	"proxy/wire":        {},
 	"proxy/transport":   {"proxy/wire", "timers", "config"},
 	"proxy/transaction": {"proxy/wire", "timers"},
 	"proxy/resolve":     {"proxy/wire"},
 	"proxy/backend":     {"proxy/wire", "proxy/resolve", "config", "timers"},
-	"proxy/binding":     {"proxy/wire", "timers"},
+	"proxy/binding":     {"proxy/wire", "timers", "store/codec"},
 	"proxy/nft":         {},
 	"proxy/outfile":     {},
 	"store":             {},
+	"store/codec":       {},
 	"proxy/eventlog":    {"proxy/wire", "proxy/outfile", "config"},
 	"proxy/cdr":         {"proxy/outfile", "config"},
 	"proxy": {
@@ -58,6 +59,7 @@ var foreign = map[string][]string{
 	"proxy/nft":         {"github.com/google/nftables"},
 	"proxy/outfile":     {},
 	"store":             {"go.etcd.io/bbolt"},
+	"store/codec":       {},
 	"proxy/eventlog":    {"github.com/rs/zerolog"},
 	"proxy/cdr":         {},
 }

@@ -162,7 +162,7 @@ func TestCallsAreShownAndEnded(t *testing.T) {
 	}
 
 	for _, args := range [][]string{{"calls", "show", id}, {"calls", "end", id}, {"calls", "show", "nobody"}} {
-		if out, code, err := d.edge.Command(within(t, 30*time.Second), args...); err != nil || code == 0 || !strings.Contains(out, "no call") {
+		if out, code, err := d.edge.Command(within(t, time.Minute), args...); err != nil || code == 0 || !strings.Contains(out, "no call") {
 			t.Errorf("sipward %v: exit code %d, %v: %s", args, code, err, out)
 		}
 	}
@@ -234,14 +234,14 @@ func TestBackendsAreSteered(t *testing.T) {
 	until(t, "no call left", func() bool {
 		return len(d.list()) == 0 && d.backend("one").Calls == 0 && d.backend("two").Calls == 0
 	})
-	if out, code, err := d.edge.Command(within(t, 30*time.Second), "backends", "drain", "three"); err != nil || code == 0 || !strings.Contains(out, "pbx/one") {
+	if out, code, err := d.edge.Command(within(t, time.Minute), "backends", "drain", "three"); err != nil || code == 0 || !strings.Contains(out, "pbx/one") {
 		t.Errorf("an unknown node: exit code %d, %v: %s", code, err, out)
 	}
 }
 
 // TestNobodyToAsk: without a running edge a command says so.
 func TestNobodyToAsk(t *testing.T) {
-	out, code, err := siptest.Run(within(t, 30*time.Second), t.TempDir(), "calls", "list")
+	out, code, err := siptest.Run(within(t, time.Minute), t.TempDir(), "calls", "list")
 	if err != nil || code == 0 || !strings.Contains(out, "admin.sock") {
 		t.Errorf("exit code %d, %v: %s", code, err, out)
 	}

@@ -43,7 +43,7 @@ func TestPhonesThroughTheEdge(t *testing.T) {
 			})
 			edge, addr := mixed(t, mix.outside, mix.inside, cert, settings{backends: []string{pbx.URI(mix.inside)}})
 			phone := newPhone(t, siptest.PhoneOptions{User: "alice", Network: mix.outside, Proxy: addr, TLS: cert.Server()})
-			ctx := within(t, 30*time.Second)
+			ctx := within(t, time.Minute)
 
 			if a, err := phone.Register(ctx, "secret"); err != nil || a.Status != 200 {
 				t.Fatalf("register: %+v, %v", a, err)
@@ -188,7 +188,7 @@ func TestOneAddressForAll(t *testing.T) {
 			addr := freeAddr(t)
 			siptest.StartProxy(t, "--to", "sip:"+pbx.Addr().String()+";transport="+network, "--listen", network+":"+addr.String())
 			phone := newPhone(t, siptest.PhoneOptions{Network: network, Proxy: addr})
-			ctx := within(t, 20*time.Second)
+			ctx := within(t, time.Minute)
 			if a, err := phone.Register(ctx, ""); err != nil || a.Status != 200 {
 				t.Fatalf("register: %+v, %v", a, err)
 			}

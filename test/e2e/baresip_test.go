@@ -104,7 +104,7 @@ ctrl_tcp_listen 127.0.0.1:%d
 	b := &baresip{t: t, addr: netip.AddrPortFrom(on, sipPort), changed: make(chan struct{})}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	ctx := within(t, 15*time.Second)
+	ctx := within(t, time.Minute)
 	for b.conn == nil {
 		if conn, err := net.Dial("tcp", ctrl.String()); err == nil {
 			b.conn = conn

@@ -241,7 +241,7 @@ func TestCertificateSwapUnderCalls(t *testing.T) {
 		from := len(edge.Lines())
 		files.put(certs[3].CertPEM, certs[3].KeyPEM)
 		for _, addr := range []netip.AddrPort{secure, web} {
-			_, err := edge.WaitLine(within(t, 15*time.Second), from, func(l string) bool {
+			_, err := edge.WaitLine(within(t, time.Minute), from, func(l string) bool {
 				return strings.Contains(l, "certificate "+files.cert) && strings.Contains(l, addr.String()+" reloaded, valid until ")
 			})
 			if err != nil {

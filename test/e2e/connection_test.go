@@ -44,7 +44,7 @@ func TestG31ClosedConnectionIsNoEnd(t *testing.T) {
 		closeRaw(t, c.atA)
 		c.hears(c.b, "UPDATE", len(c.b.Heard("UPDATE"))+1)
 		c.a.Move(rawDial(t, "tcp", c.addr, nil))
-		ctx := within(t, 30*time.Second)
+		ctx := within(t, time.Minute)
 		c.request(ctx, c.a, "INVITE", 200)
 		c.refreshed("UPDATE")
 		c.request(ctx, c.b, "INFO", 200)
@@ -67,7 +67,7 @@ func TestG31ClosedConnectionIsNoEnd(t *testing.T) {
 		c.atB.DropConnections()
 		c.refreshed("UPDATE")
 		c.refreshed("UPDATE")
-		ctx := within(t, 30*time.Second)
+		ctx := within(t, time.Minute)
 		c.request(ctx, c.a, "INFO", 200)
 		c.request(ctx, c.a, "BYE", 200)
 		if r := recordsOf(t, c.records, 1)[0]; r.Reason != "bye" || r.EndedBy != "caller" {

@@ -108,7 +108,7 @@ func TestBusyNodeIsPassedOver(t *testing.T) {
 	p.a.Code(503)
 	p.load.Rate, p.load.Calls = 50, 50
 	still := siptest.WatchStillness(t)
-	calls, err := p.load.Run(within(t, 30*time.Second))
+	calls, err := p.load.Run(within(t, time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestFinalCodesAreFinal(t *testing.T) {
 			p.a.Code(code)
 			p.b.Code(code)
 			p.load.Rate, p.load.Calls = 50, 10
-			calls, err := p.load.Run(within(t, 30*time.Second))
+			calls, err := p.load.Run(within(t, time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,12 +150,12 @@ func TestFinalCodesAreFinal(t *testing.T) {
 func TestSpread(t *testing.T) {
 	for _, policy := range []string{"hash", "round_robin", "weighted"} {
 		t.Run(policy, func(t *testing.T) {
-			p := newTwoNodes(t, "")
+			p := newTwoNodes(t, ignorant) // a node of a machine that stands still for a second is not passed over
 			p.s.pool = "    policy: " + policy + "\n"
 			p.edge.Write(p.s.yaml())
 			p.edge.Reload()
 			p.load.Rate, p.load.Calls = 200, 300
-			calls, err := p.load.Run(within(t, 30*time.Second))
+			calls, err := p.load.Run(within(t, time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +203,7 @@ func TestAllNodesDown(t *testing.T) {
 	awaitCode(t, ping, 503)
 	p.load.Rate, p.load.Calls = 20, 5
 	still := siptest.WatchStillness(t)
-	calls, err := p.load.Run(within(t, 30*time.Second))
+	calls, err := p.load.Run(within(t, time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestAllNodesDown(t *testing.T) {
 	}
 	awaitCode(t, ping, 200)
 	again := &siptest.Load{Target: p.load.Target, Rate: 50, Calls: 20}
-	calls, err = again.Run(within(t, 30*time.Second))
+	calls, err = again.Run(within(t, time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func awaitCode(t *testing.T, ask func() int, want int) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	for {
 		if ask() == want {
 			return

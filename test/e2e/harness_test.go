@@ -43,7 +43,7 @@ var (
 
 // soon is how long a message may take that is due at once. It is generous: it only matters
 // when a test fails.
-const soon = 5 * time.Second
+const soon = 20 * time.Second
 
 func at(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 0) }
 

@@ -19,7 +19,7 @@ func runFile(t *testing.T, command, yaml string, args ...string) (string, int) {
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, code, err := siptest.Run(within(t, 20*time.Second), dir, append([]string{command, "-c", file}, args...)...)
+	out, code, err := siptest.Run(within(t, time.Minute), dir, append([]string{command, "-c", file}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,13 +137,13 @@ func TestUnresolvableBackendIsNamed(t *testing.T) {
 		listen: []string{"udp:" + addr.String()}, backends: []string{a.URI(), "sip:pbx.invalid"},
 		top: "lab: yes\nresolver: { servers: [\"127.0.0.1:9\"], timeout: 0.1, hosts_file: \"\", min_ttl: 0.1, negative_ttl: 0.1 }\n",
 	}.yaml())
-	if _, err := edge.WaitLine(within(t, 15*time.Second), 0, func(l string) bool {
+	if _, err := edge.WaitLine(within(t, time.Minute), 0, func(l string) bool {
 		return strings.Contains(l, "pbx.invalid") && regexp.MustCompile("(?i)resolve|lookup|no such host|dns").MatchString(l)
 	}); err != nil {
 		t.Fatal("no line says that the name has no address:", err)
 	}
 	load := &siptest.Load{Target: addr, Rate: 50, Calls: 20}
-	calls, err := load.Run(within(t, 30*time.Second))
+	calls, err := load.Run(within(t, time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}

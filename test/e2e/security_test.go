@@ -419,7 +419,7 @@ func TestVictimCannotBeLockedOut(t *testing.T) {
 	f := newFort(t, siptest.PBXOptions{Accounts: map[string]string{"1000": "secret"}, Ringing: time.Millisecond, Answer: time.Millisecond}, "loop_enable: no", "")
 	real, evil, lost := f.phone("1000", phoneA), f.phone("1000", evilA), f.phone("1000", phoneB)
 	f.registers(real, "secret", 200, "OK")
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	calls := func() {
 		t.Helper()
 		call, err := real.Call(ctx, "sip:1000@siptest.example")
@@ -759,7 +759,7 @@ func TestBansByCommand(t *testing.T) {
 	}
 	refused := func(wants string, args ...string) {
 		t.Helper()
-		out, code, err := first.edge.Command(within(t, 30*time.Second), args...)
+		out, code, err := first.edge.Command(within(t, time.Minute), args...)
 		if err != nil || code == 0 || !strings.Contains(out, wants) {
 			t.Errorf("sipward %v: exit code %d, %v, no %q in %s", args, code, err, wants, out)
 		}

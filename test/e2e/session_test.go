@@ -219,7 +219,7 @@ func ask(t *testing.T, edge *siptest.Edge, into any, args ...string) {
 // tell runs one that has to succeed, and returns what it printed.
 func tell(t *testing.T, edge *siptest.Edge, args ...string) string {
 	t.Helper()
-	out, code, err := edge.Command(within(t, 30*time.Second), args...)
+	out, code, err := edge.Command(within(t, time.Minute), args...)
 	if err != nil || code != 0 {
 		t.Fatalf("sipward %v: exit code %d, %v\n%s", args, code, err, out)
 	}

@@ -100,7 +100,7 @@ func dialRaw(network string, local, peer netip.AddrPort, config *tls.Config) (*R
 	return r, nil
 }
 
-const dialTime = 5 * time.Second
+const dialTime = 20 * time.Second
 
 func dialStream(secure bool, local, peer netip.AddrPort, config *tls.Config) (net.Conn, error) {
 	dialer := &net.Dialer{Timeout: dialTime, LocalAddr: net.TCPAddrFromAddrPort(local)}

@@ -47,7 +47,10 @@ func TestLeadsBack(t *testing.T) {
 func TestRequestsOfTheEdgeDoNotGoWhereAContactSays(t *testing.T) {
 	for _, contact := range []string{"sip:x@127.0.0.77:%d", "sip:x@127.0.0.77:%d;transport=tcp", "sip:x@127.0.0.1:%d;maddr=127.0.0.77"} {
 		for _, isRecorded := range []bool{false, true} {
+			callNumber++
+			number := callNumber
 			t.Run(fmt.Sprintf("%s, recorded %t", contact, isRecorded), func(t *testing.T) {
+				t.Parallel() // most of it is waiting
 				victim, err := net.Listen("tcp", "127.0.0.77:0")
 				if err != nil {
 					t.Fatal(err)
@@ -62,8 +65,8 @@ func TestRequestsOfTheEdgeDoNotGoWhereAContactSays(t *testing.T) {
 				contact := fmt.Sprintf(contact, victim.Addr().(*net.TCPAddr).Port)
 				pbx := (&lab{TB: t}).newPeer("PBX1")
 				l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
-					c.Transaction.T1 = 20e6
-					c.Timers.SessionTTL, c.Timers.ProbeJitter, c.Timers.ProbeLegs = 1e9, 0, "a"
+					c.Transaction.T1 = 100e6 // a machine may stall for some seconds before 64*T1 are over
+					c.Timers.SessionTTL, c.Timers.ProbeJitter, c.Timers.ProbeLegs = 4e9, 0, "a"
 				})
 				pbx.lab = l
 				phone := l.dial(1)
@@ -71,10 +74,9 @@ func TestRequestsOfTheEdgeDoNotGoWhereAContactSays(t *testing.T) {
 				if isRecorded {
 					record = "Record-Route: <" + contact + ";lr>\n"
 				}
-				callNumber++
 				tcp := func(method, uri, route, tag, lines string) string {
 					return fmt.Sprintf("%s %s SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKlb%d%s\n%sMax-Forwards: 70\nFrom: <sip:x@example.org>;tag=ta\nTo: <sip:bob@example.org>%s\nCall-ID: lb%d\nCSeq: 1 %s\n%sContent-Length: 0\n\n",
-						method, uri, callNumber, method, route, tag, callNumber, method, lines)
+						method, uri, number, method, route, tag, number, method, lines)
 				}
 				phone.sends(tcp("INVITE", "sip:bob@example.org", "", "", timerLines+updateLines+record+"Contact: <"+contact+">\n"))
 				phone.get("100 INVITE")
@@ -84,14 +86,12 @@ func TestRequestsOfTheEdgeDoNotGoWhereAContactSays(t *testing.T) {
 				phone.sends(tcp("ACK", "sip:bob@"+pbx.addr.String(), routeOf(ok), ";tag=tb", ""))
 				pbx.get("ACK")
 				_ = phone.conn.Close()
-				bye := pbx.getsWithin(6000)
+				bye := pbx.getsWithin(patience)
 				if title(bye) != "BYE" {
 					t.Fatal(title(bye))
 				}
 				l.sendUDP(pbx, response(bye, 200, ""))
-				for deadline := time.Now().Add(5 * time.Second); l.e.dialogs.Len() > 0 && time.Now().Before(deadline); {
-					<-time.After(20 * time.Millisecond)
-				}
+				awaits(func() bool { return l.e.dialogs.Len() == 0 })
 				_ = datagrams.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 				buf := make([]byte, 2000)
 				if n, _, err := datagrams.ReadFrom(buf); err == nil {

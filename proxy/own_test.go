@@ -646,10 +646,13 @@ func (r *ownRun) came(told chan struct{}, want string) {
 // leftNothingOpen is atRest while connections come and go.
 func (l *lab) leftNothingOpen() {
 	l.Helper()
-	l.e.onConn.mu.Lock()
-	n := len(l.e.onConn.on)
-	l.e.onConn.mu.Unlock()
-	if c := l.e.Counters(); n != 0 || c.Transactions != 0 || c.Timers != 0 || c.Held != 0 || c.Panics != 0 {
+	var n int
+	var c Counters
+	awaits(func() bool { // the edge may still be at what it has told
+		n, c = l.e.onConn.len(), l.e.Counters()
+		return n == 0 && c.Transactions == 0 && c.Timers == 0 && c.Held == 0
+	})
+	if n != 0 || c.Transactions != 0 || c.Timers != 0 || c.Held != 0 || c.Panics != 0 {
 		l.Errorf("left over: %d connections in the index, %+v", n, c)
 	}
 }

@@ -500,13 +500,13 @@ func TestManyUsersOnOneConnection(t *testing.T) {
 		c := pbx.callsTo(uri, "")
 		l.sendUDP(pbx, c.text("OPTIONS"))
 		sbc.sends(response(sbc.get("OPTIONS"), 200, "p"))
-		if got := title(pbx.getsWithin(5000)); got != "200 OPTIONS" {
+		if got := title(pbx.getsWithin(patience)); got != "200 OPTIONS" {
 			t.Errorf("%s: %s", user, got)
 		}
 	}
 	c := pbx.callsTo(shown["user8"], "")
 	l.sendUDP(pbx, c.text("OPTIONS"))
-	if got := title(pbx.getsWithin(5000)); got != "430 OPTIONS" {
+	if got := title(pbx.getsWithin(patience)); got != "430 OPTIONS" {
 		t.Errorf("user8: %s", got)
 	}
 }

@@ -60,7 +60,7 @@ func (l *lab) called(pbx *peer, uri string) (status string, took time.Duration) 
 	c := pbx.callsTo(uri, "")
 	l.sendUDP(pbx, c.text("INVITE"))
 	for {
-		m := pbx.getsWithin(5000)
+		m := pbx.getsWithin(patience)
 		if m == nil {
 			l.Fatalf("no answer to a call to %s", uri)
 		}
@@ -99,10 +99,16 @@ func TestCallToAClosedConnectionFailsAtOnce(t *testing.T) {
 			if err := x.ends(m.conn); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
-				if got, took := l.called(pbx, before); got != "430 INVITE" || took > time.Second {
+			fastest := time.Hour
+			for range 3 { // a busy machine may stall in one of them
+				got, took := l.called(pbx, before)
+				if got != "430 INVITE" {
 					t.Errorf("%s after %s", got, took)
 				}
+				fastest = min(fastest, took)
+			}
+			if fastest > time.Second {
+				t.Errorf("430 after %s", fastest)
 			}
 			if got := l.lines("[TCP:CLOSED] tcp connection closed conid="); len(got) != 1 || !strings.Contains(got[0], "alice@example.org") {
 				t.Errorf("%q", got)
@@ -124,7 +130,7 @@ func TestCallToAClosedConnectionFailsAtOnce(t *testing.T) {
 // awaits gives an edge that runs in real time the time to notice something; what is checked
 // afterwards tells whether it has.
 func awaits(holds func() bool) {
-	for deadline := time.Now().Add(5 * time.Second); !holds() && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience * time.Millisecond); !holds() && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -198,7 +204,7 @@ func TestDialogFollowsThePhone(t *testing.T) {
 	_ = m.conn.Close()
 	c.cseq++
 	l.sendUDP(pbx, c.text("INFO"))
-	if got := title(pbx.getsWithin(5000)); got != "430 INFO" {
+	if got := title(pbx.getsWithin(patience)); got != "430 INFO" {
 		t.Errorf("%s", got)
 	}
 	if n := len(l.e.Calls(CallFilter{})); n != 1 {
@@ -208,20 +214,33 @@ func TestDialogFollowsThePhone(t *testing.T) {
 	// But when the other side hangs up, it is over, though nobody can be told.
 	c.cseq++
 	l.sendUDP(pbx, c.text("BYE"))
-	if got := title(pbx.getsWithin(5000)); got != "430 BYE" {
+	if got := title(pbx.getsWithin(patience)); got != "430 BYE" {
 		t.Errorf("%s", got)
 	}
+	awaits(func() bool { return len(l.e.Calls(CallFilter{})) == 0 })
 	if n := len(l.e.Calls(CallFilter{})); n != 0 {
 		t.Errorf("%d calls after a BYE", n)
 	}
 }
 
-// TestSilentBrowserIsGivenUp: one that answers pings stays, one that does not is closed.
+// TestSilentBrowserIsGivenUp: one that answers pings stays, one that does not is closed. On a
+// machine that stalls for longer than the interval every browser is silent, so it is made longer.
 func TestSilentBrowserIsGivenUp(t *testing.T) {
+	const most = 4 * time.Second
+	for interval := 40 * time.Millisecond; !silentBrowser(t, interval); interval *= 10 {
+		if interval >= most {
+			t.Fatalf("with a ping every %s it is closed though it answers", interval)
+		}
+	}
+}
+
+// silentBrowser answers five pings and then no more; false when it was closed before.
+func silentBrowser(t *testing.T, interval time.Duration) (wasHeard bool) {
+	t.Helper()
 	pbx := (&lab{TB: t}).newPeer("PBX1")
 	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
 		mode("contact", false)(c)
-		c.Registration.Ping, c.Registration.PingInterval = "options", config.Duration(40*time.Millisecond)
+		c.Registration.Ping, c.Registration.PingInterval = "options", config.Duration(interval)
 		c.Listen = append(c.Listen, config.Listener{Address: "ws:127.0.0.1:0", Proto: "ws", Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	})
 	pbx.lab = l
@@ -283,7 +302,7 @@ func TestSilentBrowserIsGivenUp(t *testing.T) {
 		}
 	}
 	if answered != 5 {
-		t.Errorf("closed after %d answered pings", answered)
+		return false
 	}
 	if got, _ := l.called(pbx, uriIn(asked, wire.KindContact)); got != "430 INVITE" {
 		t.Errorf("a call to it gets %s", got)
@@ -291,4 +310,5 @@ func TestSilentBrowserIsGivenUp(t *testing.T) {
 	if got := l.lines("[TCP:CLOSED] ws connection closed"); len(got) != 1 {
 		t.Errorf("%q", got)
 	}
+	return true
 }

@@ -177,10 +177,8 @@ func TestConnectionClosedWhileWaiting(t *testing.T) {
 	pbx.get("INVITE")
 	_ = pbx.conn.Close()
 	m := phone.get("500 INVITE")
-	l.e.onConn.mu.Lock()
-	n := len(l.e.onConn.on)
-	l.e.onConn.mu.Unlock()
-	if n != 0 {
+	awaits(func() bool { return l.e.onConn.len() == 0 })
+	if n := l.e.onConn.len(); n != 0 {
 		t.Errorf("%d connections in the index", n)
 	}
 	req := &wire.Msg{}
@@ -189,6 +187,7 @@ func TestConnectionClosedWhileWaiting(t *testing.T) {
 	// The ACK ends the server transaction (timer I is zero), and with it all.
 	phone.sends("OPTIONS sip:" + l.e.Listeners()[1].Bound.String() + " SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK2\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 2\nCSeq: 1 OPTIONS\nContent-Length: 0\n\n")
 	phone.get("200 OPTIONS")
+	awaits(func() bool { return l.e.Counters().Transactions == 0 && l.strayTimers() == 0 })
 	if c := l.e.Counters(); c.Transactions != 0 || l.strayTimers() != 0 || c.Active != 0 {
 		t.Errorf("left over: %+v", c)
 	}

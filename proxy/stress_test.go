@@ -235,18 +235,23 @@ func placeCall(t *testing.T, r *rand.Rand, proto string, to netip.AddrPort, id, 
 	}
 }
 
+// len is how many connections have transactions.
+func (x *connIndex) len() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.on)
+}
+
 // waitForRest waits for the linger of the last transaction, in lab time.
 func waitForRest(t *testing.T, l *lab) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience*time.Millisecond)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		c := l.e.Counters()
-		l.e.onConn.mu.Lock()
-		n := len(l.e.onConn.on)
-		l.e.onConn.mu.Unlock()
+		n := l.e.onConn.len()
 		if c.Transactions == 0 && l.strayTimers() == 0 && c.Active == 0 && n == 0 {
 			if c.Panics != 0 {
 				t.Errorf("%d panics: %s", c.Panics, strings.Join(l.lines("panic"), ""))
@@ -283,7 +288,7 @@ func TestStopUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience*time.Millisecond)
 	defer cancel()
 	if n := l.e.Drain(ctx); n != 0 && ctx.Err() == nil {
 		t.Errorf("%d transactions are not answered", n)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -159,8 +160,8 @@ func send(t testing.TB, from netip.Addr, to netip.AddrPort, what string) {
 }
 
 // reaches tells which of UDP and TCP gets through. On loopback a datagram is at its socket when the send returns, so the
-// one of another source that follows comes next or the first was dropped.
-func (s *server) reaches(t testing.TB, from, other netip.Addr) (udp, tcp bool) {
+// one of another source that follows comes next or the first was dropped. A connection that is to come about has time.
+func (s *server) reaches(t testing.TB, from, other netip.Addr, wantTCP bool) (udp, tcp bool) {
 	t.Helper()
 	send(t, from, s.at, "from it")
 	send(t, other, s.at, "from the other")
@@ -177,6 +178,9 @@ func (s *server) reaches(t testing.TB, from, other netip.Addr) (udp, tcp bool) {
 		break
 	}
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 150 * time.Millisecond}
+	if wantTCP {
+		d.Timeout = patience
+	}
 	c, err := d.Dial("tcp", s.at.String())
 	if err == nil {
 		_ = c.Close()
@@ -190,7 +194,7 @@ func (s *server) expect(t testing.TB, from netip.Addr, want bool) {
 	if from.Is6() {
 		other = other6
 	}
-	if udp, tcp := s.reaches(t, from, other); udp != want || tcp != want {
+	if udp, tcp := s.reaches(t, from, other, want); udp != want || tcp != want {
 		t.Errorf("%s reaches %s by UDP: %v, by TCP: %v, want %v", from, s.at, udp, tcp, want)
 	}
 }
@@ -271,7 +275,7 @@ func TestPortsAreMatchedAsTheyAreOpen(t *testing.T) {
 		{second, banned4, other4, true, false}, // UDP is open on one address, TCP on all of IPv4
 		{ours6, banned6, other6, false, true},
 	} {
-		if udp, tcp := serve(t, netip.AddrPortFrom(c.at, ourPort)).reaches(t, c.banned, c.other); udp != c.udp || tcp != c.tcp {
+		if udp, tcp := serve(t, netip.AddrPortFrom(c.at, ourPort)).reaches(t, c.banned, c.other, c.tcp); udp != c.udp || tcp != c.tcp {
 			t.Errorf("%s from %s by UDP: %v, by TCP: %v", c.at, c.banned, udp, tcp)
 		}
 	}
@@ -280,21 +284,22 @@ func TestPortsAreMatchedAsTheyAreOpen(t *testing.T) {
 func TestBansEndByThemselves(t *testing.T) {
 	table := open(t)
 	s := serve(t, netip.AddrPortFrom(ours4, ourPort))
-	if err := table.Add(elementOf(banned4, 300*time.Millisecond)); err != nil {
+	const timeout, jiffy = 300 * time.Millisecond, 10 * time.Millisecond
+	begun := time.Now()
+	if err := table.Add(elementOf(banned4, timeout)); err != nil {
 		t.Fatal(err)
 	}
-	send(t, banned4, s.at, "while it is banned")
-	for begun := time.Now(); ; runtime.Gosched() {
-		send(t, banned4, s.at, "later")
-		if len(s.datagrams) > 0 {
-			break
-		}
+	var sent []time.Duration // by the number of the datagram: when it was
+	for len(s.datagrams) == 0 {
 		if time.Since(begun) > patience {
 			t.Fatal("banned for ever")
 		}
+		send(t, banned4, s.at, strconv.Itoa(len(sent)))
+		sent = append(sent, time.Since(begun))
 	}
-	if got := <-s.datagrams; got != "later" {
-		t.Error(got)
+	first, err := strconv.Atoi(<-s.datagrams)
+	if err != nil || sent[first] < timeout-jiffy {
+		t.Errorf("number %d passes after %s, %v", first, sent[first], err)
 	}
 }
 

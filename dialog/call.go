@@ -44,6 +44,8 @@ type Call struct {
 	seated    bool // it counts as one of backend's
 	gaveUp    bool // the caller sent BYE before the answer
 	reported  bool
+	failed    bool // the caller got a final response other than 2xx, and took no answer since
+	revived   bool // it came back, with another ID than our Record-Route has
 	marked    bool // its state is to be written
 	saved     bool // its state was written
 	done      bool
@@ -124,18 +126,22 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 func (c *Call) ID() ID { return c.id }
 
 // Forwarded tells where the INVITE was sent: to a backend, or from inside to an
-// outside party over a flow. A later target replaces an earlier one.
+// outside party over a flow. A later target replaces an earlier one; of several, tell
+// the one that answers before its answer.
 func (c *Call) Forwarded(backend uint32, to Flow) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done {
-		return
-	}
-	if c.outer == B {
+	switch {
+	case c.answered != 0:
+	case c.outer == B && c.done: // noted, should an answer come all the same
+		c.outside = packFlow(to)
+	case c.outer == B:
 		c.outsideLocked(packFlow(to))
-		return
+	case c.done:
+		c.backend = backend
+	default:
+		c.seatLocked(backend)
 	}
-	c.seatLocked(backend)
 }
 
 // seatLocked moves the call to a backend, 0 = none.
@@ -186,29 +192,33 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 }
 
 // Success takes a 2xx to the INVITE as it goes to the caller, any copy of that of
-// any fork. It returns the Session-Expires to write into it (RFC 4028 8.2), 0 = none.
-func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE uint32) {
+// any fork. It returns the Session-Expires to write into it (RFC 4028 8.2), 0 = none,
+// and is false when there is no place for one more dialog: then the 2xx must not get
+// through, its dialog would have no end but its callee's (RFC 3261 13.3.1.4).
+func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE uint32, hasPlace bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setUpLocked(now)
 	reply := ReplyOf(m)
 	g := c.policy.Success(c.askedLocked(), c.forwarded, reply)
-	if c.done {
-		return g.InsertSE
-	}
-	d := c.dialogLocked(m, c.answered == 0, now)
+	d := c.dialogLocked(m, true, now)
 	if d == nil {
-		return g.InsertSE
+		c.settleLocked(fx, now)
+		return 0, false
 	}
 	d.copied = now
 	if d.state != early {
-		return g.InsertSE
+		d.copyLocked(fx)
+		return g.InsertSE, true
 	}
 	if c.answered == 0 {
 		c.answered = now
 		c.store.parties.move(party{}, c.outside.party())
-		c.store.stats.answered(c.setupLocked())
+		if !c.failed { // else it is no answer before its ACK
+			c.store.stats.answered(c.setupLocked())
+		}
 	}
+	d.late = c.failed
 	d.meetLocked(m)
 	d.state, d.answered = waitsForAck, now
 	d.leg[A].proof, d.leg[B].proof = now, now
@@ -219,7 +229,7 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	d.media.Response(B, wire.INVITE, c.invite, m.Status, true, BodyOf(m))
 	d.trimBodies()
 	c.settleLocked(fx, now)
-	return g.InsertSE
+	return g.InsertSE, true
 }
 
 // Failure is the final response other than 2xx that the caller got, or that the
@@ -231,6 +241,7 @@ func (c *Call) Failure(fx *Effects, status int, by Ender, why Reason, now time.D
 		return
 	}
 	c.setUpLocked(now)
+	c.failed = true
 	if status == 487 && c.gaveUp {
 		by, why = Caller, ByCancel
 	}
@@ -306,33 +317,49 @@ func (c *Call) callerTagLocked() []byte {
 	return c.first.texts.get(fromText)[c.tagAt : c.tagAt+c.tagLen]
 }
 
-// dialogLocked finds or makes the dialog of a response by its To tag. It is nil
-// when there is no place for one more. The first answer has one whatever the bounds
-// say: a call that nobody follows would never end.
-func (c *Call) dialogLocked(m *wire.Msg, isFirstAnswer bool, now time.Duration) *Dialog {
-	key := c.store.keyOf(c.first.texts.get(callID), c.callerTagLocked(), m.Bytes(m.To.Tag))
-	for d := range c.dialogs {
-		if d.key == key && d.state != none {
-			return d
+// dialogLocked finds or makes the dialog of a response by its To tag; isAnswer: a 2xx.
+// It is nil when there is no place for one more.
+func (c *Call) dialogLocked(m *wire.Msg, isAnswer bool, now time.Duration) *Dialog {
+	d, key := c.knownLocked(m)
+	if d != nil && (d.state != over || d.answered != 0) {
+		return d
+	}
+	c.reviveLocked()
+	if d == nil {
+		if d = &c.first; d.state != none {
+			d = c.forkLocked(isAnswer, now)
 		}
 	}
-	d := &c.first
-	if d.state != none {
-		if d = c.forkLocked(isFirstAnswer, now); d == nil {
-			return nil
-		}
+	if d != nil {
+		d.beginLocked(key)
 	}
-	d.key, d.state = key, early
-	c.store.index(key, c.id)
 	return d
 }
 
+// knownLocked finds the dialog of a response, and its key.
+func (c *Call) knownLocked(m *wire.Msg) (*Dialog, uint64) {
+	key := c.store.keyOf(c.first.texts.get(callID), c.callerTagLocked(), m.Bytes(m.To.Tag))
+	for d := range c.dialogs {
+		if d.key == key && d.state != none {
+			return d, key
+		}
+	}
+	return nil, key
+}
+
+func (d *Dialog) beginLocked(key uint64) {
+	d.key, d.state = key, early
+	d.call.store.index(key, d.call.id)
+}
+
 // forkLocked makes room for one more dialog: the oldest one that is not answered
-// gives way above the bound (spec E.2).
-func (c *Call) forkLocked(isFirstAnswer bool, now time.Duration) *Dialog {
-	hasRoom := 1+len(c.forks()) < max(c.policy.MaxEarly, 1) && c.store.grow()
+// gives way above the bound (spec E.2). An answer has its place whatever max_dialogs
+// says, and the first one whatever the number of dialogs: a call that nobody follows
+// would never end.
+func (c *Call) forkLocked(isAnswer bool, now time.Duration) *Dialog {
+	hasRoom := 1+len(c.forks()) < max(c.policy.MaxEarly, 1) && c.store.grow(isAnswer)
 	if !hasRoom && !c.dropOldestLocked(now) {
-		if !isFirstAnswer {
+		if !isAnswer || c.answered != 0 {
 			return nil
 		}
 		c.store.count.Add(1)
@@ -476,7 +503,9 @@ func (c *Call) removeLocked() {
 	c.done = true
 	c.armed = 0
 	c.leaveLocked()
+	at := c.outside
 	c.outsideLocked(flow{})
+	c.outside = at // should an answer come all the same
 	for d := range c.dialogs {
 		d.releaseLocked()
 	}

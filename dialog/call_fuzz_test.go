@@ -176,6 +176,12 @@ func (p *playing) rises(d *Dialog, to Leg, n uint32, a *Act) {
 		h[B] = 1 // the INVITE's
 		p.highest[d] = h
 	}
+	if a != nil && a.Method == wire.ACK {
+		if n != 1 {
+			p.Fatalf("an ACK with CSeq %d", n)
+		}
+		return
+	}
 	if a != nil && n <= h[to] && a.Probe != timers.ProbeOptionsStale && n != maxCSeq {
 		p.Fatalf("%v with CSeq %d to the %v after %d", a.Method, n, to, h[to])
 	}
@@ -271,6 +277,10 @@ func (p *playing) step() {
 			p.s.ConnClosed(&fx, uint64(p.byte()%3), p.now)
 		case 2:
 			c.Forwarded(uint32(p.byte()%3), labFlow)
+		case 4:
+			if m := p.responds(200, p.tag(), "INVITE", B, 1); m != nil {
+				c.Refuse(&fx, m, p.now)
+			}
 		case 3:
 			p.wait = second - p.wait
 		}
@@ -347,10 +357,17 @@ func (p *playing) ends() {
 		p.travel(32 * time.Second)
 	}
 	p.empty()
-	if len(p.ended) != 1 || p.ended[0].Reason == NoReason || p.ended[0].At == 0 {
+	// A caller that takes an answer after its failure has two calls.
+	n := len(p.ended)
+	if n == 0 || n > 2 || n == 2 && (p.ended[0].Answered != 0 || p.ended[1].Answered == 0) {
 		p.Fatalf("records: %+v", p.ended)
 	}
-	if s := p.s.Stats(p.now); s.Concurrent != 0 || s.Ringing != 0 || s.Attempts != 1 {
+	for _, e := range p.ended {
+		if e.Reason == NoReason || e.At == 0 {
+			p.Fatalf("records: %+v", p.ended)
+		}
+	}
+	if s := p.s.Stats(p.now); s.Concurrent != 0 || s.Ringing != 0 || s.Attempts != uint64(n) {
 		p.Fatalf("%+v", s)
 	}
 }

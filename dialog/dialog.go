@@ -54,6 +54,7 @@ type Dialog struct {
 	noAck    bool  // the ACK never came, both legs live
 	doubted  bool  // the ACK is overdue and the legs were asked
 	bypassed bool  // the caller ignores Record-Route: its requests do not come here
+	late     bool  // its answer came when the caller had a failure, or does not get there at all
 	mute     bool  // texts of a leg cannot be kept: no leg is probed on its behalf
 }
 
@@ -206,6 +207,7 @@ func (d *Dialog) ackLocked(from Leg, m *wire.Msg, now time.Duration) {
 	if d.state == waitsForAck && from == A && m.CSeq == d.call.invite {
 		d.state = confirmed
 		d.doubted = false
+		d.claimedLocked(now)
 		d.scheduleLocked(now)
 	}
 	d.seenLocked(from, now)
@@ -291,6 +293,9 @@ func (d *Dialog) dueLocked() time.Duration {
 	if d.state == waitsForAck && !d.doubted && !d.noAck && !d.bypassed {
 		due = timers.Sooner(due, d.answered+c.policy.AckWait)
 	}
+	if d.state == waitsForAck && d.late {
+		due = timers.Sooner(due, d.answered+c.patience())
+	}
 	if d.expires != 0 {
 		due = timers.Sooner(due, d.expires+expiryGrace)
 	}
@@ -347,7 +352,7 @@ func (c *Call) recordRoutesLocked(m *wire.Msg, l Leg) ([]byte, bool) {
 		}
 		b := m.Bytes(v.Span)
 		id, isOwn := c.store.ownRoute(b)
-		if isOwn && l == B && id == c.id {
+		if isOwn && l == B && c.isNamed(id) {
 			break
 		}
 		if spirals = isOwn; spirals && n == 0 && l == A {

@@ -7,6 +7,7 @@
 //	store.go      the bounded table: by ID (which travels in our Record-Route), and by Call-ID and tags
 //	call.go       one INVITE: opened, forwarded, ringing, answered, failed; its one record
 //	dialog.go     one To tag: route sets, targets, abilities, what is known of each leg
+//	late.go       answers that come when the call has failed or is over
 //	request.go    requests of the endpoints inside a dialog, and their responses
 //	sequence.go   CSeq numbers, translated in epochs
 //	media.go      offers and answers, to their commit points

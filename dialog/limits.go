@@ -132,6 +132,10 @@ func (d *Dialog) expireLocked(fx *Effects, pace *timers.Pace, now time.Duration)
 		}
 	}
 	if d.state == waitsForAck {
+		if d.late && now >= d.answered+c.patience() {
+			d.declineLocked(fx, now)
+			return
+		}
 		d.ackOverdueLocked(fx, now)
 	}
 	d.probeLocked(fx, pace, now)
@@ -305,6 +309,9 @@ func (d *Dialog) byeFinalLocked(fx *Effects, l Leg, status int, now time.Duratio
 // reasonHeader says in a BYE why the edge ended the call (RFC 3326): the parameter
 // key is the name of the limit in the configuration.
 func (d *Dialog) reasonHeader() string {
+	if d.late && d.reason == AckMissing {
+		return "Reason: SIP;cause=487;text=\"answered too late\"\r\n"
+	}
 	switch d.reason {
 	case SessionTTL, SessionExpired, AckMissing:
 		return `Reason: SIP;cause=408;text="session refresh failed";key=` + d.reason.key() + "\r\n"

@@ -270,6 +270,9 @@ func (a *Act) Done(fx *Effects, m *wire.Msg, status int, retryAfter, now time.Du
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	class = timers.Classify(status, false, c.policy.EndOn408)
+	if a.Method == wire.ACK { // nobody answers it
+		return class
+	}
 	if d.key != a.Ref.key || c.done {
 		return class
 	}

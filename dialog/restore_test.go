@@ -74,9 +74,9 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 		kept, lost string
 	}{
 		{reflect.TypeFor[Call](), "policy began invite first more source outside backend answered setup tagAt tagLen outer noInject reported",
-			"store id timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
+			"store id revived failed timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
 		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute",
-			"call key copied stops doubted"},
+			"call key copied stops doubted late"},
 		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
 			"probeAt blocked invite last retries failures late glares own open reoffer turn byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},

@@ -115,9 +115,9 @@ func (s *Store) add(c *Call, reserve int) bool {
 	return true
 }
 
-// grow counts one more dialog of a call, if the store is not full.
-func (s *Store) grow() bool {
-	if s.count.Add(1) > int64(s.Capacity) {
+// grow counts one more dialog of a call, if the store is not full or it must be.
+func (s *Store) grow(must bool) bool {
+	if s.count.Add(1) > int64(s.Capacity) && !must {
 		s.count.Add(-1)
 		return false
 	}

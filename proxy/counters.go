@@ -25,7 +25,7 @@ type counters struct {
 	dialogsFull   atomic.Uint64 // of them: max_dialogs
 	injected      atomic.Uint64 // requests of our own in dialogs
 	notes         atomic.Uint64 // what was to be told of single calls
-	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on
+	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on, or whose transaction was over
 	flowFailed    atomic.Uint64 // requests for a phone whose flow is gone
 	badTokens     atomic.Uint64 // requests with a token that was forged, or given to somebody else
 	large         atomic.Uint64 // datagrams sent that are longer than pathMTU

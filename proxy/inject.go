@@ -7,6 +7,7 @@ import (
 	"github.com/sipward/sipward/proxy/cdr"
 	"github.com/sipward/sipward/proxy/eventlog"
 	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transaction"
 	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
 )
@@ -98,6 +99,12 @@ func (e *Edge) sendInjected(w *scratch, snap *snapshot, a *dialog.Act, r *route,
 	h, ok := e.pick(w, r, nil, now)
 	if !ok {
 		e.injected(w, a, nil, 0, now)
+		return
+	}
+	if a.Method == wire.ACK { // no transaction (RFC 3261 17.1.1.3)
+		w.send(h.flow, a.Append(nil, e.appendVia(nil, snap, h.flow, transaction.Branch{
+			Slot: transaction.Slot(e.key.Sum(a.Rest)), Leg: transaction.OwnLeg, Loop: ackVia,
+		})))
 		return
 	}
 	q := &ownRequest{edge: e, snap: snap, flow: h.flow}

@@ -109,10 +109,15 @@ const (
 
 // appendVia appends a whole Via line.
 func (r *ownRequest) appendVia(dst []byte, what uint32) []byte {
-	by := r.edge.sentBy(r.snap, r.flow)
+	return r.edge.appendVia(dst, r.snap, r.flow, transaction.Branch{Slot: r.slot, Leg: transaction.OwnLeg, Loop: what})
+}
+
+// appendVia appends the Via line of a request of our own.
+func (e *Edge) appendVia(dst []byte, snap *snapshot, f transport.Flow, branch transaction.Branch) []byte {
+	by := e.sentBy(snap, f)
 	dst = append(append(append(dst, "Via: SIP/2.0/"...), by.proto.String()...), ' ')
 	dst = append(by.append(dst), ";rport;branch="...)
-	dst = r.edge.key.Append(dst, transaction.Branch{Slot: r.slot, Leg: transaction.OwnLeg, Loop: what})
+	dst = e.key.Append(dst, branch)
 	return append(dst, "\r\n"...)
 }
 

@@ -107,8 +107,11 @@ func (c *responseContext) response(w *scratch, b transaction.Branch, now time.Du
 	if eff&transaction.SendAck != 0 && l.out != nil {
 		w.send(l.flow, w.ackFor(l))
 	}
-	if eff&transaction.PassUp != 0 {
+	switch {
+	case eff&transaction.PassUp != 0:
 		c.passUpLocked(w, l, now)
+	case m.Status/100 == 2 && c.call != nil: // the transaction is over (RFC 6026 8.9)
+		c.refuseLocked(w, l, now)
 	}
 	c.settleLocked(now)
 	return true
@@ -165,6 +168,10 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 		c.heldLocked(now)
 		return
 	}
+	se, hasPlace := c.heardSuccessLocked(w, l, now)
+	if !hasPlace {
+		return
+	}
 	if c.server.Step(transaction.Success, now, &c.snap.times)&transaction.Send == 0 {
 		// After a failure went up the server transaction takes no 2xx, but the
 		// call exists below: its caller must hear of it (16.7 step 10).
@@ -172,7 +179,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	}
 	c.last = nil
 	start := len(w.arena)
-	w.arena = w.relayed(w.arena, c.up, c.cseq, c.heardSuccessLocked(w, m, now))
+	w.arena = w.relayed(w.arena, c.up, c.cseq, se)
 	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
 	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {

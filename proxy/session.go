@@ -106,12 +106,28 @@ func (c *responseContext) heardProvisionalLocked(m *wire.Msg, now time.Duration)
 }
 
 // heardSuccessLocked tells the call of a 2xx to an INVITE that goes up, and returns
-// the session timer to write into it, 0 = none.
-func (c *responseContext) heardSuccessLocked(w *scratch, m *wire.Msg, now time.Duration) uint32 {
+// the session timer to write into it, 0 = none. It is false when it must not go up.
+func (c *responseContext) heardSuccessLocked(w *scratch, l *leg, now time.Duration) (insertSE uint32, pass bool) {
+	m := &w.msg
 	if c.call != nil {
+		c.answersLocked(l)
 		return c.call.Success(&w.effects, m, now)
 	}
-	return c.heardFinalLocked(w, m, m.Status, now)
+	return c.heardFinalLocked(w, m, m.Status, now), true
+}
+
+// answersLocked tells the call which of several targets answers it.
+func (c *responseContext) answersLocked(l *leg) {
+	if c.legs > 1 {
+		c.call.Forwarded(hop{backend: l.backend}.backendID(), dialogFlow(l.flow))
+	}
+}
+
+// refuseLocked has a 2xx refused whose client transaction is over.
+func (c *responseContext) refuseLocked(w *scratch, l *leg, now time.Duration) {
+	c.edge.count.lateSuccess.Add(1)
+	c.answersLocked(l)
+	c.call.Refuse(&w.effects, &w.msg, now)
 }
 
 // heardFinalLocked tells the dialog of the final response to a request in it; m is

@@ -360,15 +360,20 @@ func TestG54ForkBomb(t *testing.T) {
 	})
 }
 
-// A thousand answers to one INVITE: they are all passed on, and the store is bounded.
+// A thousand answers to one INVITE: as many are passed on as there is place for in the
+// store. Who of the others is real hangs up by himself for want of an ACK.
 func TestManyAnswersToOneInvite(t *testing.T) {
 	inLab(t, 1, withTimers(func(c *config.Timers) { c.MaxCallDuration = 60e9 }), func(t *testing.T, l *lab) {
 		b := l.records()
 		c := l.rings("")
 		for i := range 1000 {
 			c.b.answers(c.invite, 200, fmt.Sprintf("bomb%d", i), "Contact: <sip:bob@"+c.b.addr.String()+">\r\n")
+			if i >= 16 {
+				c.a.nothing()
+				continue
+			}
 			c.a.get("200 INVITE")
-			if n := l.e.dialogs.Len(); n > 16 {
+			if n := l.e.dialogs.Len(); n != i+1 {
 				t.Fatalf("%d records after %d answers", n, i+1)
 			}
 		}

@@ -152,6 +152,41 @@ func TestUnregisteredStaysSo(t *testing.T) {
 	}
 }
 
+// TestTwoPhonesOfOneContact: behind two NATs, without an instance, they are one (RFC 3261 10.3), and the operator can see it.
+func TestTwoPhonesOfOneContact(t *testing.T) {
+	const contact = "<sip:alice@192.168.1.20:5060>"
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, home := l.pbx[0], l.phone.handset("alice")
+		office := l.newPeer("OFFICE").handset("alice")
+		shown := ""
+		for i := range 4 {
+			for _, h := range []*handset{home, office} {
+				asked, _ := h.registers(pbx, contact)
+				if isTold := strings.Contains(string(asked.Buf), "Contact: <"+shown+">;expires=0\r\n"); isTold != (shown != "") {
+					t.Errorf("the registrar was told\n%s", asked.Buf)
+				}
+				shown = uriIn(asked, wire.KindContact)
+				x := l.e.Registrations(RegistrationFilter{})
+				if len(x) != 1 || x[0].Flow != "udp:"+h.addr.String() || x[0].Shown != shown {
+					t.Errorf("%+v", x)
+				}
+				if isSeen := strings.Contains(x[0].Why, "two phones"); isSeen != (i > 1 || i == 1 && h == office) {
+					t.Errorf("round %d: %s", i, x[0].Why)
+				}
+				pass(time.Second)
+			}
+		}
+		c := pbx.callsTo(shown, "")
+		c.sends("INVITE")
+		office.answers(office.get("INVITE"), 486, "p")
+		pbx.get("100 INVITE")
+		pbx.get("486 INVITE")
+		office.get("ACK")
+		home.nothing()
+		pass(2 * time.Minute)
+	})
+}
+
 // TestModeThatChanges: what the registrar has of the other mode is taken back, else a phone
 // would be called twice.
 func TestModeThatChanges(t *testing.T) {

@@ -223,16 +223,16 @@ func (w *scratch) hasten(m *wire.Msg) {
 
 // flowClosed says which phones lost their way here. They have closed_grace to come back.
 func (e *Edge) flowClosed(c *transport.Conn, now time.Duration) {
-	lost := e.bindings.Closed(c.ID(), now)
-	if len(lost) == 0 || !e.flowLines.Admit(now) {
+	some, total := e.bindings.Closed(c.ID(), now)
+	if total == 0 || !e.flowLines.Admit(now) {
 		return
 	}
-	aors := make([]string, 0, min(len(lost), 8))
-	for i := range lost[:cap(aors)] {
-		aors = append(aors, lost[i].AoR)
+	aors := make([]string, 0, len(some))
+	for i := range some {
+		aors = append(aors, some[i].AoR)
 	}
 	e.log.FlowClosed(&eventlog.FlowClosed{
-		Proto: c.Proto().Param(), Conn: c.ID(), Src: c.Remote(), AoRs: aors, Total: len(lost),
+		Proto: c.Proto().Param(), Conn: c.ID(), Src: c.Remote(), AoRs: aors, Total: total,
 	})
 }
 

@@ -120,6 +120,8 @@ func (e *Edge) registrationInfo(b *binding.Binding) RegistrationInfo {
 		x.Why = "its connection is closed: a call to it gets 430 at once, until the phone registers over a new one"
 	case b.Shown == "" && e.registrars.isPathless(b.Backend):
 		x.Why = "its registrar ignores Path: a call to it does not find the edge until the phone registers again"
+	case b.Instance == "" && b.Returned > 1:
+		x.Why = "a call to it goes over this flow, but it has come from this one and another in turns: these may be two phones of one address without +sip.instance, of which only the one that registered last is called"
 	case x.Missed > 1:
 		x.Why = "a call to it goes over this flow, but the phone leaves pings unanswered: it may be gone"
 	}

@@ -185,7 +185,10 @@ func isTokenText(user []byte) bool {
 }
 
 // bindingID names the binding of a contact for good: by its instance (RFC 5626 4.1) where
-// it has one, else by its URI (RFC 3261 10.3).
+// it has one, else by its URI (RFC 3261 10.3). Where it came from is no part of that: phones
+// move, and one that has moved and started anew looks like another phone with the same URI.
+// Taken for another one, it would be called twice, and refused by registrars that take only
+// so many contacts.
 func (k tokenKey) bindingID(aor string, instance []byte, regID uint32, contact []byte) binding.ID {
 	key := append(make([]byte, 0, 256), aor...)
 	if len(instance) > 0 {

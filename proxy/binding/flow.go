@@ -213,15 +213,16 @@ func (r *record) remember(f *flow, now time.Duration) {
 	}
 }
 
-// forget undoes remember, for a binding that is on f again.
-func (r *record) forget(f *flow) {
+// forget undoes remember, for a binding that is on f again. It is false when there is nothing to undo.
+func (r *record) forget(f *flow) bool {
 	for p := &r.past; *p != nil; p = &(*p).before {
 		if s := *p; s.at == f {
 			*p = s.before
 			s.unlink()
-			return
+			return true
 		}
 	}
+	return false
 }
 
 func (r *record) dropOldest() {

@@ -25,6 +25,7 @@ type record struct {
 	regID     uint32
 	backend   uint32
 	cseq      uint32
+	returned  uint32
 	nated     bool
 	proven    bool
 	due       time.Duration // when it ends: expires, or before that when its connection is closed
@@ -106,7 +107,7 @@ func (r *record) take(b *Binding) {
 func (r *record) binding() Binding {
 	b := Binding{
 		ID: r.id, Local: r.local, RegID: r.regID, Backend: r.backend, CSeq: r.cseq, NATed: r.nated, Proven: r.proven,
-		Expires: r.expires, Since: r.since, Refreshed: r.refreshed, Asked: r.asked,
+		Expires: r.expires, Since: r.since, Refreshed: r.refreshed, Asked: r.asked, Returned: r.returned,
 		AoR: r.text(aor), Contact: r.text(contact), Shown: r.text(shown), UA: r.text(ua), Instance: r.text(instance), CallID: r.text(callID),
 	}
 	f := r.at

@@ -89,7 +89,7 @@ func TestRestores(t *testing.T) {
 		late := state(4, udp(4))
 		late.Expires = 0
 		restore(late, false)
-		if got := l.Closed(2, l.now()); got != nil {
+		if got, _ := l.Closed(2, l.now()); got != nil {
 			t.Errorf("closed again: %v", got)
 		}
 		sleep(10 * time.Second)

@@ -14,6 +14,7 @@ const (
 	perAoR    = 32 // bindings; a forking registrar with more phones than that on one name is not one
 	formers   = 4  // flows that a binding has moved on from
 	askedMost = 64 // bindings that are asked where they went, when none is named
+	toldMost  = 8  // bindings of a closed connection that are told of: on that of an SBC there may be as many as there are
 )
 
 // lateAnswer is how long an older answer may come after a newer one: the life of a transaction, timer F of RFC 3261 (64*T1).
@@ -156,7 +157,9 @@ func (t *Table) refreshLocked(r *record, b *Binding, now time.Duration) {
 		from.join(r)
 	} else {
 		to := t.flowLocked(b.Flow)
-		r.forget(to)
+		if r.forget(to) {
+			r.returned++
+		}
 		to.join(r)
 		r.remember(from, now)
 		t.pingLocked(from, now)
@@ -248,25 +251,27 @@ func (t *Table) end(r *record, now time.Duration) (b Binding, why Reason, isOver
 	return t.removeLocked(r), Expired, true
 }
 
-// Closed marks the bindings of a connection that has ended, and returns them: they live for the grace, unless they are
-// learned again over another flow. What has moved on before is not touched. Bindings that are learned later, from
-// answers on their way, have the grace too; the second call for a connection returns nothing.
-func (t *Table) Closed(conn uint64, now time.Duration) []Binding {
+// Closed marks the bindings of a connection that has ended, and returns some of them and how many there are: they live for
+// the grace, unless they are learned again over another flow. What has moved on before is not touched. Bindings that are
+// learned later, from answers on their way, have the grace too; the second call for a connection returns nothing.
+func (t *Table) Closed(conn uint64, now time.Duration) (some []Binding, total int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.byConn[conn]
 	if f == nil || f.closed != 0 {
-		return nil
+		return nil, 0
 	}
 	f.closed = now
 	t.pingLocked(f, now)
-	all := make([]Binding, 0, f.n)
+	some = make([]Binding, 0, min(f.n, toldMost))
 	for r := range f.bindings {
 		r.due = min(r.expires, now+t.grace)
 		t.Wheel.Set(&r.Timer, r, r.due)
-		all = append(all, r.binding())
+		if len(some) < toldMost {
+			some = append(some, r.binding())
+		}
 	}
-	return all
+	return some, int(f.n)
 }
 
 // Get finds a binding.

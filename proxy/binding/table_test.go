@@ -91,10 +91,10 @@ func TestClosedConnection(t *testing.T) {
 		left int
 	}{
 		{"lost after the grace", func(l *lab) {
-			if got := l.Closed(7, l.now()); len(got) != 2 || got[0].Closed != l.now() {
+			if got, n := l.Closed(7, l.now()); n != 2 || len(got) != 2 || got[0].Closed != l.now() {
 				l.t.Errorf("closed: %v", got)
 			}
-			if got := l.Closed(7, l.now()); got != nil {
+			if got, n := l.Closed(7, l.now()); got != nil || n != 0 {
 				l.t.Errorf("closed twice: %v", got)
 			}
 			sleep(4990 * time.Millisecond)
@@ -111,7 +111,7 @@ func TestClosedConnection(t *testing.T) {
 		}, "2 lost", 1},
 		{"moved on before the close", func(l *lab) {
 			l.learn(l.phone(1, tcp(8), 2), Moved)
-			if got := l.Closed(7, l.now()); len(got) != 1 || got[0].ID != 2 {
+			if got, _ := l.Closed(7, l.now()); len(got) != 1 || got[0].ID != 2 {
 				l.t.Errorf("closed: %v", got)
 			}
 		}, "2 lost", 1},
@@ -128,13 +128,24 @@ func TestClosedConnection(t *testing.T) {
 			l.Closed(7, l.now())
 		}, "2 lost", 1},
 		{"no such connection", func(l *lab) {
-			if got := l.Closed(99, l.now()); got != nil {
+			if got, _ := l.Closed(99, l.now()); got != nil {
 				l.t.Errorf("closed: %v", got)
 			}
-			if got := l.Closed(0, l.now()); got != nil {
+			if got, _ := l.Closed(0, l.now()); got != nil {
 				l.t.Errorf("closed: %v", got)
 			}
 		}, "", 2},
+		{"with more than are told of", func(l *lab) {
+			for id := ID(10); id < 10+toldMost; id++ {
+				l.learn(l.phone(id, tcp(7), 1), Added)
+			}
+			if got, n := l.Closed(7, l.now()); len(got) != toldMost || n != toldMost+2 {
+				l.t.Errorf("%d told of %d", len(got), n)
+			}
+			for id := ID(10); id < 10+toldMost; id++ {
+				l.learn(l.phone(id, tcp(8), 2), Moved)
+			}
+		}, "1 lost, 2 lost", toldMost},
 		{"expires within the grace", func(l *lab) {
 			sleep(57 * time.Second)
 			l.Closed(7, l.now())

@@ -21,6 +21,9 @@ const receiveBuffer = 4 << 20
 // for none (ip_local_port_range), so that nobody is given one that is free for a moment.
 const lowestPort, highestPort = 10000, 19999
 
+// portStep leaves the neighbours of a port free: baresip takes one of them for TLS.
+const portStep = 3
+
 var tried struct {
 	sync.Mutex
 	port uint16 // the last one
@@ -33,14 +36,14 @@ func nextPort() uint16 {
 	if tried.port == 0 { // two processes should not try the same ones
 		tried.port = lowestPort + uint16(rand.IntN(highestPort-lowestPort))
 	}
-	if tried.port++; tried.port > highestPort {
-		tried.port = lowestPort
+	if tried.port += portStep; tried.port > highestPort {
+		tried.port = lowestPort + uint16(rand.IntN(portStep))
 	}
 	return tried.port
 }
 
 // FreePort returns a port of 127.0.0.1 that is free for UDP and TCP alike, for a
-// program that binds it itself. No port is handed out twice by one process.
+// program that binds it itself. A port is not handed out again for thousands of others.
 func FreePort() (uint16, error) {
 	udp, ln, err := bindBoth(AnyPort)
 	if err != nil {
@@ -56,7 +59,7 @@ func bindBoth(at netip.AddrPort) (udp *net.UDPConn, ln *net.TCPListener, err err
 	if at.Port() != 0 {
 		return bindPort(at)
 	}
-	for range highestPort - lowestPort {
+	for range (highestPort - lowestPort) / portStep {
 		udp, ln, err = bindPort(netip.AddrPortFrom(at.Addr(), nextPort()))
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			break

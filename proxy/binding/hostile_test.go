@@ -23,6 +23,7 @@ func TestPhoneThatMovesWithoutEnd(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
+		sleep(0) // and the wheel is at rest
 		flows, conns, waits := len(l.byFlow), len(l.byConn), len(l.changed)
 		if flows > formers+1 || conns > formers+1 || waits != 1 || l.Flows() != 1 || l.Wheel.Len() > 2 {
 			t.Errorf("%d flows, %d of connections, %d changes, %d timers", flows, conns, waits, l.Wheel.Len())

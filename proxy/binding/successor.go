@@ -51,6 +51,10 @@ func (t *Table) predecessorLocked(b *Binding) *record {
 func (t *Table) renameLocked(r *record, id ID) {
 	t.markLocked(r.id)
 	delete(t.byID, r.id)
+	if i := slices.Index(r.was, id); i >= 0 { // ports come again
+		r.was = slices.Delete(r.was, i, i+1)
+		t.unnameLocked(id, r)
+	}
 	t.byFirst[r.id] = r
 	r.was = slices.Insert(r.was, 0, r.id)
 	if len(r.was) > formers {

@@ -162,3 +162,30 @@ func TestOldSuccessorTakesNoPlace(t *testing.T) {
 		}
 	})
 }
+
+// TestPortsThatComeAgain: a phone may get a port that it had before, and is one name less then, not two.
+func TestPortsThatComeAgain(t *testing.T) {
+	bubble(t, Options{}, func(t *testing.T, l *lab) {
+		ports := []ID{1, 2, 3, 2, 3, 2, 3, 2, 3}
+		for i, id := range ports {
+			b := l.reconnected(id, uint64(i)+1, uint32(i)+1)
+			if i > 0 {
+				l.Closed(uint64(i), l.now())
+				b.Instead = ports[i-1]
+			}
+			l.Learn(b, l.now())
+			for _, before := range ports[:i] {
+				if b, ok := l.Follow(before); !ok || b.ID != id {
+					t.Errorf("at connection %d nobody knows where %d went", i+1, before)
+				}
+			}
+		}
+		if r := l.byID[3]; len(r.was) != 2 || len(l.byFirst) != 2 {
+			t.Errorf("names before: %v of %d", r.was, len(l.byFirst))
+		}
+		l.Remove(3, 0)
+		if len(l.byFirst) != 0 {
+			t.Errorf("%d names are left", len(l.byFirst))
+		}
+	})
+}

@@ -251,6 +251,8 @@ func (e *Edge) explainSource(x *Explanation, k security.Key, at netip.Addr) {
 		fmt.Sprintf("%d wrong passwords in the last %g s that only this source can have sent", r.SourceAttempts, window))
 	e.addRule(x, s, security.Enumeration, r.SourceUsers, c.EnumerationUsers*factor, window,
 		fmt.Sprintf("of %d users", r.SourceUsers))
+	e.addRule(x, s, security.Borrowed, r.Unproven, c.FailedAuthSourceAttempts, window,
+		fmt.Sprintf("%d wrong passwords that anybody can have sent in its name", r.Unproven))
 	e.addLook(x, s, security.Loop, "by From and To of each new call, whoever sends it")
 	switch {
 	case x.Trusted != "":

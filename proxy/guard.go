@@ -211,7 +211,7 @@ func (e *Edge) isOwnToken(uri []byte) bool {
 func (e *Edge) protect(w *scratch, snap *snapshot, p *transport.Packet, now time.Duration) bool {
 	m, from := &w.msg, p.Flow.Remote().Addr()
 	w.guarding = security.Message{
-		Msg: m, From: from, Source: security.SourceOf(from), Trusted: snap.security.Trusts(from),
+		Msg: m, From: from, Source: security.SourceOf(from), Trusted: snap.security.Trusts(from), Stream: p.Flow.Conn() != nil,
 		Member: m.Method == wire.INVITE && snap.sender(m, p.Flow) != nil,
 	}
 	w.verdict = security.Verdict{}
@@ -228,7 +228,7 @@ func (e *Edge) protect(w *scratch, snap *snapshot, p *transport.Packet, now time
 		return true
 	case security.Refuse:
 		if m.Method != wire.ACK && (v.Rule != security.Sanity || e.errorReplies.Admit(now)) {
-			e.replyStateless(w, p.Flow, v.Status, v.Reason, nil)
+			e.replyStateless(w, p.Flow, v.Status, v.Reason, v.Header)
 		}
 	}
 	e.count.rejected.Add(1)

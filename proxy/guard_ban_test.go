@@ -331,6 +331,7 @@ scanner enforce false 0/0/0 passes: by User-Agent, From and To of each request
 sanity enforce false 0/0/0 passes: by the header fields of each request
 failed_auth_source enforce true %d/%d/60 passes: %d wrong passwords in the last 60 s that only this source can have sent
 enumeration enforce true %d/%d/60 passes: of %d users
+borrowed_nonce enforce true 0/20/60 passes: 0 wrong passwords that anybody can have sent in its name
 loop enforce false 0/0/0 passes: by From and To of each new call, whoever sends it
 `
 		if got, want := rules(x), fmt.Sprintf(ofSource, 30, 50, "30 of 50 messages in the last 2 s", 0, 20, 0, 0, 5, 0); got != want {
@@ -418,7 +419,7 @@ func TestSecurityStats(t *testing.T) {
 		want := SecurityStats{
 			Modes: map[string]string{
 				"new_sources": "enforce", "dos": "enforce", "sanity": "observe", "scanner": "enforce", "failed_auth": "enforce",
-				"failed_auth_source": "enforce", "enumeration": "enforce", "loop": "off",
+				"failed_auth_source": "enforce", "enumeration": "enforce", "borrowed_nonce": "enforce", "loop": "off",
 			},
 			Bans: 1, UserBans: 1, Tracked: 3,
 			Dropped:  map[string]uint64{"banned": 1, "dos": 1, "scanner": 3, "failed_auth": 2},

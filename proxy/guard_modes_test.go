@@ -124,6 +124,16 @@ func TestModesOfRules(t *testing.T) {
 			observe: []string{"WARNING: sipward: not banned for wrong passwords: failed_auth_ban_enable is observe key=127.0.0.9 rule=failed_auth_source ip=127.0.0.9 ID=u"},
 		},
 		{
+			name: "borrowed_nonce", rule: security.Borrowed, mode: func(s *config.Security, m config.Mode) { s.FailedAuthBanEnable = m },
+			run: func(l *lab) bool {
+				u, isAsked := l.phone.user("1000"), false
+				for range 21 {
+					_, isAsked = u.borrows("fetched elsewhere", "Authorization")
+				}
+				return isAsked
+			},
+		},
+		{
 			name: "loop", rule: security.Loop, mode: func(s *config.Security, m config.Mode) { s.LoopEnable = m },
 			run: func(l *lab) bool {
 				n := 0

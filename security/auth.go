@@ -141,6 +141,7 @@ type AuthReading struct {
 	First, Last time.Duration // of these
 
 	SourceAttempts int // proven failures of the source, inside the window
+	Unproven       int // the others, as far as SourceAttempts of the limits
 	SourceUsers    int // of so many users
 }
 
@@ -154,9 +155,10 @@ type AuthReading struct {
 type Auth struct {
 	seed maphash.Seed
 
-	mu      sync.Mutex // guards users and sources
-	users   recent[Key, failures]
-	sources recent[Source, guesses]
+	mu        sync.Mutex // guards users, sources and strangers
+	users     recent[Key, failures]
+	sources   recent[Source, guesses]
+	strangers strangers
 
 	nonceMu sync.Mutex // guards owners and issued
 	owners  recent[uint64, owner]
@@ -201,11 +203,12 @@ type issue struct {
 // memory for what they hold.
 func NewAuth(capacity int) *Auth {
 	return &Auth{
-		seed:    maphash.MakeSeed(),
-		users:   newRecent[Key, failures](capacity),
-		sources: newRecent[Source, guesses](capacity),
-		owners:  newRecent[uint64, owner](capacity),
-		issued:  newRecent[issue, time.Duration](capacity),
+		seed:      maphash.MakeSeed(),
+		users:     newRecent[Key, failures](capacity),
+		sources:   newRecent[Source, guesses](capacity),
+		strangers: strangers{of: newRecent[Source, []time.Duration](min(capacity, strangerSources))},
+		owners:    newRecent[uint64, owner](capacity),
+		issued:    newRecent[issue, time.Duration](capacity),
 	}
 }
 
@@ -289,6 +292,7 @@ func (a *Auth) Failure(at *Attempt, l AuthLimits, known bool, status int, now ti
 		v.User.Proven = proven
 	}
 	if !proven {
+		a.strangers.failedLocked(at.Source, l, now)
 		return v
 	}
 	if b := a.sourceFailedLocked(at, l, factor, row, now); v.Source == nil {
@@ -395,6 +399,7 @@ func (a *Auth) Forget(k Key) {
 	defer a.mu.Unlock()
 	if k.User == "" {
 		a.sources.remove(k.Source)
+		a.strangers.of.remove(k.Source)
 	}
 	a.users.removeFunc(func(x Key) bool {
 		return (k.User == "" || k.User == x.User) && (k.Source == 0 || k.Source == x.Source)
@@ -414,6 +419,7 @@ func (a *Auth) Read(k Key, l AuthLimits, now time.Duration) (r AuthReading) {
 		g.forgetUntil(now - l.window())
 		r.SourceAttempts, r.SourceUsers = len(g.times), len(g.users)
 	}
+	r.Unproven = a.strangers.countLocked(k.Source, l, now)
 	return r
 }
 

@@ -15,13 +15,14 @@ const (
 	FailedAuth       // failed_auth_attempts of one user
 	FailedAuthSource // failed_auth_source_attempts of one source
 	Enumeration      // enumeration_users of one source
+	Borrowed         // credentials with the nonce of another, of a source in doubt
 	Loop
 	Operator // a ban that somebody asked for
 	Rules    // how many there are
 )
 
 var ruleNames = [Rules]string{
-	"none", "new_sources", "dos", "sanity", "scanner", "failed_auth", "failed_auth_source", "enumeration", "loop", "operator",
+	"none", "new_sources", "dos", "sanity", "scanner", "failed_auth", "failed_auth_source", "enumeration", "borrowed_nonce", "loop", "operator",
 }
 
 // String is the rule's name in listings and exports.

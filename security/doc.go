@@ -16,6 +16,7 @@
 //	scanner     signatures of User-Agent, From and To
 //	sanity      what a PBX should not have to read
 //	bannedUser  a user whose password was wrong too often
+//	borrowed    a nonce of somebody else, of a source in whose name many failed
 //	loop        the same two users, call after call
 //
 // The answers of the PBX come in from the other side (failed.go): they tell which
@@ -29,6 +30,7 @@
 //	rates.go      messages of a source in an exact sliding window
 //	book.go       the bans; index.go finds them without a lock; former.go remembers those that are over
 //	auth.go       wrong passwords by user and by source; challenge.go reads credentials and challenges
+//	borrowed.go   wrong passwords that may be anybody's
 //	loop.go       new calls by who calls whom
 //	known.go      who proved itself
 //	scanner.go    signatures, from scanners.txt and the operator
@@ -56,6 +58,7 @@
 //	bans            limits.max_bans, and an eighth of that for users; evidence of the last 4096
 //	known sources   200,000, and as many pairs of source and user
 //	wrong passwords 200,000 users, sources and challenges each
+//	unproven failures 16,384 sources
 //	loops           65,536 keys
 //	evidence of sources close to a ban: 4096
 package security

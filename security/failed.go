@@ -203,4 +203,5 @@ func (a *Auth) forgetAll() {
 	defer a.mu.Unlock()
 	a.users = newRecent[Key, failures](a.users.most)
 	a.sources = newRecent[Source, guesses](a.sources.most)
+	a.strangers.of = newRecent[Source, []time.Duration](a.strangers.of.most)
 }

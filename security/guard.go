@@ -76,6 +76,7 @@ type Verdict struct {
 	Rule   Rule
 	Status int // of Refuse
 	Reason string
+	Header []byte // of Refuse, whole lines
 	// Soft: a message of a source whose running calls go on, and nothing else.
 	Soft bool
 	// Near: a message that may be one of the last before a ban; see Guard.Trail.
@@ -308,6 +309,7 @@ type Message struct {
 	From    netip.Addr
 	Source  Source
 	Trusted bool // Settings.Trusts(From)
+	Stream  bool // over TCP, TLS or WebSocket
 	// Member: sent by a pool member, towards anywhere.
 	Member bool
 	// What the sanity check read, when isRead: the first credentials.
@@ -343,6 +345,7 @@ var messageStage = [...]func(*Guard, *Settings, *Message, *Verdict, time.Duratio
 	(*Guard).scanner,
 	(*Guard).sanity,
 	(*Guard).bannedUser,
+	(*Guard).borrowed,
 	(*Guard).loop,
 }
 

@@ -127,7 +127,7 @@ func (s *Settings) Mode(r Rule) config.Mode {
 		return s.c.SanityEnable
 	case Scanner:
 		return s.c.BlockUserAgents.Enable
-	case FailedAuth, FailedAuthSource, Enumeration:
+	case FailedAuth, FailedAuthSource, Enumeration, Borrowed:
 		return s.c.FailedAuthBanEnable
 	case Loop:
 		return s.c.LoopEnable

@@ -1,0 +1,50 @@
+package security
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// A realm goes back between quotes as it came, or not at all.
+func TestQuotableRealms(t *testing.T) {
+	for realm, want := range map[string]bool{
+		"": true, "pbx.example.org": true, `a \"pbx\"`: true, `a\\`: true, "é": true, strings.Repeat("a", maxUser): true,
+		`a\`: false, `a"`: false, `a", x="`: false, "a\r\n b": false, "a\\\r\nX: y": false, "\x00": false, "\x7f": false,
+		strings.Repeat("a", maxUser+1): false,
+	} {
+		if isQuotable([]byte(realm)) != want {
+			t.Errorf("%q: not %v", realm, want)
+		}
+	}
+}
+
+// Sources that fail once in somebody's name make nobody forgotten who goes on, and take no
+// more memory than so many.
+func TestStrangersAreBounded(t *testing.T) {
+	a, l := NewAuth(authEntries), AuthLimits{Attempts: 3, SourceAttempts: 20}
+	attempt := func(s Source) *Attempt { return &Attempt{User: "alice@example.org", Source: s, Nonce: 1} }
+	for i := range 20 * strangerSources / 10 {
+		now := time.Second + time.Duration(i)*time.Millisecond/2
+		a.Failure(attempt(Source(i+2)), l, false, 401, now)
+		if i%1000 == 0 {
+			a.Failure(attempt(1), l, false, 401, now)
+		}
+	}
+	if n := len(a.strangers.of.slots); n > strangerSources+1 {
+		t.Errorf("%d sources", n)
+	}
+	now := time.Second + 20*strangerSources/10*time.Millisecond/2
+	if !a.Doubts(1, l, now) || a.Doubts(2, l, now) {
+		t.Errorf("doubts %v, %v", a.Doubts(1, l, now), a.Doubts(2, l, now))
+	}
+	if a.Doubts(1, l, now+time.Minute) || a.Doubts(1, AuthLimits{}, now) {
+		t.Error("the doubt does not end")
+	}
+	for range 1000 {
+		a.Failure(attempt(1), l, false, 401, now)
+	}
+	if at := a.strangers.of.peek(1); len(*at) != 20 || cap(*at) > 64 {
+		t.Errorf("%d times in the place of %d", len(*at), cap(*at))
+	}
+}

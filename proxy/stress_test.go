@@ -20,7 +20,7 @@ func labTimes(c *config.Config) {
 	ms := config.Duration(time.Millisecond)
 	c.Lab = true
 	c.Transaction = config.Transaction{T1: 4 * ms, T2: 30 * ms, T4: 40 * ms, TimerB: 250 * ms, TimerC: 300 * ms, InviteFailover: 40 * ms, RequestFailover: 40 * ms}
-	c.Limits.MaxTransactions = 100000
+	c.Limits.MaxTransactions, c.Limits.ReceiveBuffer = 100000, 4<<20
 }
 
 // An oddPBX answers as the user part of a Request-URI tells it, over UDP or TCP,

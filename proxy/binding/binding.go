@@ -46,7 +46,7 @@ type Binding struct {
 	Since     time.Duration // first REGISTER
 	Refreshed time.Duration // last one
 	Former    Flow          // the flow before this one; zero: none
-	Returned  uint32        // how often it was back on a flow that it had left
+	Returned  uint16        // how often it was back on a flow that it had left
 	Closed    time.Duration // when its connection ended
 	// Of the flow, which other bindings may share.
 	Ponged time.Duration // last answer to a ping

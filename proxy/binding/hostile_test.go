@@ -49,7 +49,7 @@ func TestTwoPhonesOfOneContact(t *testing.T) {
 			b.CallID += string(rune('a' + n%2))
 			l.Learn(b, l.now())
 			sleep(30 * time.Second)
-			if got, _ := l.Get(1); got.Returned != max(n, 1)-1 || l.Len() != 1 {
+			if got, _ := l.Get(1); uint32(got.Returned) != max(n, 1)-1 || l.Len() != 1 {
 				t.Errorf("%d bindings after %d REGISTERs, returned %d times", l.Len(), n+1, got.Returned)
 			}
 		}

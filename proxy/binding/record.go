@@ -25,7 +25,7 @@ type record struct {
 	regID     uint32
 	backend   uint32
 	cseq      uint32
-	returned  uint32
+	returned  uint16
 	nated     bool
 	proven    bool
 	due       time.Duration // when it ends: expires, or before that when its connection is closed

@@ -2,6 +2,7 @@ package binding
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -157,7 +158,7 @@ func (t *Table) refreshLocked(r *record, b *Binding, now time.Duration) {
 		from.join(r)
 	} else {
 		to := t.flowLocked(b.Flow)
-		if r.forget(to) {
+		if r.forget(to) && r.returned < math.MaxUint16 {
 			r.returned++
 		}
 		to.join(r)

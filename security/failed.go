@@ -155,13 +155,19 @@ func (g *Guard) Settle(now time.Duration) {
 	for s, since := range g.soft.of {
 		switch {
 		case g.Book.Source(s, now) != Soft:
-		case now-since < softFor || g.calls(s.Prefix().Addr()) > 0:
+		case now-since < softFor || g.hasCalls(s):
 			continue
 		default:
 			g.Book.SetHard(s, true, now)
 		}
 		delete(g.soft.of, s)
 	}
+}
+
+// hasCalls says whether a call of a source goes on. What is counted apart here may be one
+// /64 to those who count calls.
+func (g *Guard) hasCalls(s Source) bool {
+	return g.calls(s.Prefix().Addr()) > 0 || s.Is4() && g.calls(Source(translated).Prefix().Addr()) > 0
 }
 
 // Ban enters what an operator asks for. It is false when there is no room.

@@ -21,10 +21,13 @@ const (
 	mask4 = 0xffff_ffff << 32
 	// none6 stands for the prefix ::/64, whose number would be the zero Source.
 	none6 = 0xff00_0002 << 32
+	// translated is the upper half of the well-known prefix of translators (RFC 6052 2.1):
+	// an edge without IPv4 sees all IPv4 clients below it, whose ban would be everybody's.
+	translated = 0x0064_ff9b << 32
 )
 
-// SourceOf is the source that an address belongs to. A v4-mapped address is an IPv4
-// one; a zone does not count: all links' fe80::/64 is one source.
+// SourceOf is the source that an address belongs to. A v4-mapped or translated address is
+// an IPv4 one; a zone does not count: all links' fe80::/64 is one source.
 func SourceOf(a netip.Addr) Source {
 	switch {
 	case a.Is4():
@@ -34,10 +37,14 @@ func SourceOf(a netip.Addr) Source {
 		return SourceOf(a.Unmap())
 	case a.Is6():
 		b := a.As16()
-		if n := binary.BigEndian.Uint64(b[:]); n != 0 {
-			return Source(n)
+		switch n := Source(binary.BigEndian.Uint64(b[:])); {
+		case n == 0:
+			return none6
+		case n == translated && binary.BigEndian.Uint32(b[8:]) == 0:
+			return mark4 | Source(binary.BigEndian.Uint32(b[12:]))
+		default:
+			return n
 		}
-		return none6
 	}
 	return 0
 }
@@ -135,8 +142,12 @@ func parseSource(text string) (Source, error) {
 	if err != nil {
 		return 0, errNoKey
 	}
-	if p.Bits() != SourceOf(p.Addr()).Prefix().Bits() || p.Addr().Is4In6() {
+	s := SourceOf(p.Addr().WithZone(""))
+	if p.Addr().Is6() && s.Is4() && p.Bits() == 64 {
+		s = translated // listed so when somebody has no IPv4 address behind the prefix
+	}
+	if p.Bits() != s.Prefix().Bits() || p.Addr().Is4() != s.Is4() {
 		return 0, fmt.Errorf("%s: a ban is of one IPv4 address or one IPv6 /64", text)
 	}
-	return SourceOf(p.Addr()), nil
+	return s, nil
 }

@@ -13,6 +13,9 @@ func TestSources(t *testing.T) {
 		{"0.0.0.0", "0.0.0.0"},
 		{"::ffff:192.0.2.1", "192.0.2.1"},
 		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"},
+		{"64:ff9b::192.0.2.1", "192.0.2.1"}, // all of IPv4 is one /64 behind a translator
+		{"64:ff9b::1:192.0.2.1", "64:ff9b::/64"},
+		{"64:ff9b:1::192.0.2.1", "64:ff9b:1::/64"},
 		{"fe80::1%eth0", "fe80::/64"},
 		{"::1", "::/64"},
 		{"ff00:1:c000:201::1", "ff00:1:c000:201::/64"}, // multicast: from there nothing comes
@@ -46,6 +49,7 @@ func TestKeys(t *testing.T) {
 		{"a/b@example.org/2001:db8::9", "a/b@example.org/2001:db8::/64"},
 		{"fe80::1%a@x", "fe80::1%a@x"}, // a user, whatever a zone may look like
 		{"", ""}, {"alice", ""}, {"@example.org", ""}, {"alice@", ""},
+		{"64:ff9b::192.0.2.1", "192.0.2.1"}, {"64:ff9b::192.0.2.1/32", ""}, {"::ffff:192.0.2.1/32", ""},
 		{"192.0.2.0/24", ""}, {"2001:db8::/48", ""}, {"alice@example.org/nowhere", ""},
 	} {
 		k, err := ParseKey(tc.text)

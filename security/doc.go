@@ -56,7 +56,7 @@
 //
 //	rates           limits.max_sources; 32 bytes each, and 5 for each further message
 //	bans            limits.max_bans, and an eighth of that for users; evidence of the last 4096
-//	known sources   200,000, and as many pairs of source and user
+//	known sources   200,000, and as many pairs of source and user; 6,250 of one source
 //	wrong passwords 200,000 users, sources and challenges each
 //	unproven failures 16,384 sources
 //	loops           65,536 keys

@@ -11,7 +11,7 @@ const (
 	knownFor = time.Hour
 	// heldFor bounds how far ahead a registration may keep somebody known.
 	heldFor     = 24 * time.Hour
-	knownShards = 16
+	knownShards = 32
 	// knownAShard is the least that a shard holds, if there is more than one.
 	knownAShard = 256
 )
@@ -73,7 +73,7 @@ func (k *Known) Succeeded(s Source, user string, now time.Duration) (before time
 	before = shardOf(k.seed, k.sources, s).succeeded(s, now)
 	if user != "" {
 		key := knownUser{s, maphash.String(k.seed, user)}
-		before = shardOf(k.seed, k.users, key).succeeded(key, now)
+		before = shardOf(k.seed, k.users, s).succeeded(key, now)
 	}
 	return before
 }
@@ -89,7 +89,7 @@ func (k *Known) Holds(s Source, user string, until, now time.Duration) {
 	shardOf(k.seed, k.sources, s).held(s, until, now)
 	if user != "" {
 		key := knownUser{s, maphash.String(k.seed, user)}
-		shardOf(k.seed, k.users, key).held(key, until, now)
+		shardOf(k.seed, k.users, s).held(key, until, now)
 	}
 }
 
@@ -108,7 +108,7 @@ func (k *Known) User(s Source, user []byte, now time.Duration) bool {
 		return false
 	}
 	key := knownUser{s, maphash.Bytes(k.seed, user)}
-	at, ok := shardOf(k.seed, k.users, key).read(key)
+	at, ok := shardOf(k.seed, k.users, s).read(key)
 	// What was before the source was forgotten is forgotten too.
 	return ok && now <= at.until && at.noted >= source.first
 }
@@ -137,8 +137,10 @@ func (k *Known) source(s Source, now time.Duration) (success, bool) {
 	return at, ok && now <= at.until
 }
 
-func shardOf[K comparable](seed maphash.Seed, of []knownShard[K], key K) *knownShard[K] {
-	return &of[int(maphash.Comparable(seed, key))&(len(of)-1)]
+// shardOf goes by the source alone: who has an account can have it accepted under names
+// without end, and must not make those of everybody be forgotten for them.
+func shardOf[K comparable](seed maphash.Seed, of []knownShard[K], s Source) *knownShard[K] {
+	return &of[int(maphash.Comparable(seed, s))&(len(of)-1)]
 }
 
 func (sh *knownShard[K]) succeeded(key K, now time.Duration) (before time.Duration) {

@@ -232,6 +232,28 @@ func TestKnownIsBounded(t *testing.T) {
 	}
 }
 
+// Who has one account can have it accepted under any number of names, and so make room:
+// not in place of most others.
+func TestOneSourceMakesFewForgotten(t *testing.T) {
+	const victims = 1000
+	k := NewKnown(20_000)
+	for i := range victims {
+		k.Succeeded(rateSource(i), "alice@example.org", time.Second)
+	}
+	for i := range 100_000 {
+		k.Succeeded(rateSource(victims), fmt.Sprint("evil@", i, ".example.org"), 2*time.Second)
+	}
+	known := 0
+	for i := range victims {
+		if k.User(rateSource(i), []byte("alice@example.org"), 3*time.Second) {
+			known++
+		}
+	}
+	if known < victims*9/10 {
+		t.Errorf("%d of %d are still known", known, victims)
+	}
+}
+
 func TestKnownTakesAnything(t *testing.T) {
 	for _, size := range []int{-1, 0, 1} {
 		k := NewKnown(size)

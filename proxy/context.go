@@ -36,15 +36,17 @@ type responseContext struct {
 	method  wire.Method
 	cseq    uint32
 	loop    uint32            // hash of what routed the request
-	up      transport.Flow    // where responses go
-	arrival transport.Flow    // where it came from; up differs where Via asks for another port
+	arrival transport.Flow    // where it came from
 	source  netip.AddrPort    // as the socket saw it
 	route   route             // what was decided about it
 	call    *dialog.Call      // that this INVITE began; nil otherwise
 	tx      *dialog.Tx        // of a request in a dialog that we know; nil otherwise
 	attempt *security.Attempt // of a request with credentials from outside, until its final answer
+	sentBy  returnAddress     // where responses go when its connection is gone
 
 	mu       sync.Mutex
+	up       transport.Flow // where responses go; not arrival where Via asks for another port, or arrival is gone
+	reopened bool           // a peer outside had its attempt to be reached again
 	timer    timers.Timer
 	armed    time.Duration // what timer is set to, 0 = not set
 	held     int           // bytes of stored messages, as counted in Edge.held
@@ -294,7 +296,7 @@ func (c *responseContext) tick(w *scratch, now time.Duration) {
 func (c *responseContext) tickServerLocked(w *scratch, now time.Duration) {
 	eff := c.server.Step(transaction.Tick, now, &c.snap.times)
 	if eff&transaction.Resend != 0 && c.last != nil {
-		w.send(c.up, c.last)
+		w.sendUp(c, c.last)
 	}
 	if c.ringBy != 0 && now >= c.ringBy {
 		c.ringBy, c.tooLong = 0, true

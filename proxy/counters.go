@@ -30,6 +30,7 @@ type counters struct {
 	badTokens     atomic.Uint64 // requests with a token that was forged, or given to somebody else
 	large         atomic.Uint64 // datagrams sent that are longer than pathMTU
 	sendErrors    atomic.Uint64
+	reopened      atomic.Uint64 // connections asked for to send a response, whose own was gone
 	panics        atomic.Uint64
 
 	stopped  [security.Rules]atomic.Uint64 // messages, by the rule that stopped them
@@ -45,6 +46,7 @@ type Counters struct {
 	DialogsFull, Injected, Notes uint64
 	FlowFailed, BadTokens        uint64 // requests for a flow that is gone; with a token that was refused
 	Large                        uint64 // datagrams sent that may have gone in fragments
+	Reopened                     uint64 // connections asked for to send a response, whose own was gone
 	StateLost                    uint64 // changes of calls that could not wait for state_file
 
 	Calls        int // in the dialog store now, further dialogs of forked calls too
@@ -64,7 +66,7 @@ func (e *Edge) Counters() Counters {
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
 		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), StateLost: e.stateLost(),
-		FlowFailed: c.flowFailed.Load(), BadTokens: c.badTokens.Load(), Large: c.large.Load(), Calls: e.dialogs.Len(),
+		FlowFailed: c.flowFailed.Load(), BadTokens: c.badTokens.Load(), Large: c.large.Load(), Reopened: c.reopened.Load(), Calls: e.dialogs.Len(),
 		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}
 }

@@ -46,6 +46,9 @@
 //   - Tokens of Path and Contact (token.go) bind a phone's flow. Only pool members may use
 //     them; a token of a call leads out for a pool member, in a call that is known, or for
 //     whom it names. What does not verify is refused, but for a BYE towards the pool.
+//   - The response to a request whose connection is gone goes over a new one to the address that
+//     the request came from and the port of its Via (18.2.2), also to a peer outside, within
+//     bounds. Nobody opens one for what has no transaction.
 //   - A flow that is gone is 430, not a guess at another way: a phone's own Contact is
 //     tried only where it names the address that the flow came from.
 //   - A message that comes from a loopback address, or from one of this host's, is a
@@ -85,6 +88,7 @@
 //	registered phones   limits.max_bindings; then a registration passes without being followed
 //	contacts            16 in one REGISTER
 //	STUN                5000 answers a second
+//	responses           10 connections a second opened to peers outside whose own are gone
 //	sources, bans       limits.max_sources, limits.max_bans; package security has the rest
 //	lines of bans       20 a second, of loops 5; the rest is summed every 10 s
 //	lines of tokens     1 a second; of closed connections with registrations 100

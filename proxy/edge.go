@@ -74,6 +74,7 @@ type Edge struct {
 	tokenLines   *backend.Rate
 	flowLines    *backend.Rate
 	stunAnswers  *backend.Rate
+	reopens      *backend.Rate // connections opened to a peer outside for a response
 	banned       chan struct{} // wakes watch
 	suspendedAt  atomic.Int64  // when a ban was last held back, 0 = never
 	offload      offload
@@ -128,7 +129,8 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 		errorReplies: backend.NewRate(errorRepliesPerSecond), panicLines: backend.NewRate(panicLinesPerSecond),
 		noteLines: backend.NewRate(noteLinesPerSecond), banLines: backend.NewRate(banLinesPerSecond), loopLines: backend.NewRate(loopLinesPerSecond),
 		tokenLines: backend.NewRate(tokenLinesPerSecond), flowLines: backend.NewRate(flowLinesPerSecond), stunAnswers: backend.NewRate(stunAnswersPerSecond),
-		idle: make(chan struct{}), banned: make(chan struct{}, 1), maxMessage: c.Limits.MaxMessage,
+		reopens: backend.NewRate(reopensPerSecond),
+		idle:    make(chan struct{}), banned: make(chan struct{}, 1), maxMessage: c.Limits.MaxMessage,
 	}
 	e.dialogs = dialog.NewStore(dialog.Options{
 		Capacity: c.Limits.MaxDialogs, Wheel: e.wheel, Due: e.callDue, Keep: state != nil,

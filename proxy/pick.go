@@ -91,18 +91,22 @@ func (e *Edge) flowTo(t resolve.Target, b *backend.Backend) (transport.Flow, boo
 		}
 		return e.udpFlow(l, t.Addr), true
 	}
-	var local netip.Addr
-	if l != nil && !l.Bound().Addr().IsUnspecified() {
-		local = l.Bound().Addr()
-	}
 	name := t.ServerName
 	if b != nil {
 		if n := b.Pool().Config().TLS.ServerName; n != "" {
 			name = n
 		}
 	}
-	f, err := e.net.Connect(t.Proto, t.Addr, name, local)
+	f, err := e.net.Connect(t.Proto, t.Addr, name, dialsFrom(l))
 	return f, err == nil
+}
+
+// dialsFrom is the address of a listener, invalid where the kernel is to choose.
+func dialsFrom(l *transport.Listener) netip.Addr {
+	if l == nil || l.Bound().Addr().IsUnspecified() {
+		return netip.Addr{}
+	}
+	return l.Bound().Addr()
 }
 
 // overTCP is the flow for a request that is too long for a datagram to its backend

@@ -128,8 +128,8 @@ func (c *responseContext) repeatedLocked(w *scratch, p *transport.Packet) {
 	}
 	switch {
 	case c.last != nil:
-		w.send(c.up, c.last)
+		w.sendUp(c, c.last)
 	case c.method == wire.INVITE && !c.answered:
-		w.send(c.up, w.reply(&w.msg, c.source, 100, "Trying", nil))
+		w.sendUp(c, w.reply(&w.msg, c.source, 100, "Trying", nil))
 	}
 }

@@ -150,7 +150,7 @@ func (c *responseContext) provisionalLocked(w *scratch, l *leg, now time.Duratio
 	}
 	c.heardProvisionalLocked(m, now)
 	c.last = w.relayed(make([]byte, 0, len(m.Buf)), c.up, c.cseq, 0)
-	w.send(c.up, c.last)
+	w.sendUp(c, c.last)
 }
 
 // successLocked passes a 2xx at once: to an INVITE every one, of every fork and
@@ -180,7 +180,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	c.last = nil
 	start := len(w.arena)
 	w.arena = w.relayed(w.arena, c.up, c.cseq, se)
-	w.send(c.up, w.arena[start:len(w.arena):len(w.arena)])
+	w.sendUp(c, w.arena[start:len(w.arena):len(w.arena)])
 	c.edge.lastAnswer.Store(int64(now))
 	if !c.answered {
 		c.judgedLocked(w, m.Status, nil, now)
@@ -319,7 +319,7 @@ func (c *responseContext) sendFinalLocked(w *scratch, status int, b []byte, by d
 			c.ackKey = k
 		}
 	}
-	w.send(c.up, b)
+	w.sendUp(c, b)
 }
 
 // retryAfter reads the seconds of Retry-After, 0 when there is none.

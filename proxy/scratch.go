@@ -40,6 +40,7 @@ type outgoing struct {
 	bytes []byte
 	owner sender // nil when nobody minds a failure
 	leg   uint16
+	up    *responseContext // of a response
 }
 
 // A sender is told that its request could not be sent: a response context, on
@@ -73,6 +74,11 @@ func (w *scratch) sendFor(f transport.Flow, b []byte, owner sender, leg uint16) 
 	w.queue = append(w.queue, outgoing{flow: f, bytes: b, owner: owner, leg: leg})
 }
 
+// sendUp queues a response to the request of c.
+func (w *scratch) sendUp(c *responseContext, b []byte) {
+	w.queue = append(w.queue, outgoing{flow: c.up, bytes: b, up: c})
+}
+
 // pathMTU is the size above which a datagram may go in fragments (RFC 3261 18.1.1).
 const pathMTU = 1300
 
@@ -103,6 +109,7 @@ func (w *scratch) flushQueue() {
 		case o.owner != nil:
 			w.edge.count.sendErrors.Add(1)
 			o.owner.sendFailed(w, int(o.leg))
+		case o.up != nil && o.up.reopen(w, o.flow, o.bytes):
 		default:
 			w.edge.count.sendErrors.Add(1)
 		}

@@ -97,7 +97,7 @@ func (e *Edge) open(w *scratch, p *transport.Packet, snap *snapshot, r route, no
 	}
 	c := &responseContext{
 		edge: e, snap: snap, method: m.Method, cseq: m.CSeq, loop: e.loopHash(m),
-		up: replyFlow(m, p.Flow), source: p.Flow.Remote(), arrival: p.Flow, route: r,
+		up: replyFlow(m, p.Flow), sentBy: returnAddressOf(m, p.Flow), source: p.Flow.Remote(), arrival: p.Flow, route: r,
 		server: transaction.NewMachine(kind, p.Flow.Proto().Reliable()),
 		req:    append([]byte(nil), m.Buf...),
 	}
@@ -151,7 +151,7 @@ func (c *responseContext) enter(w *scratch, now time.Duration) {
 	c.server.Step(transaction.Start, now, &c.snap.times)
 	if m.Method == wire.INVITE { // 16.2: at once, so that the caller is quiet
 		c.server.Step(transaction.Provisional100, now, &c.snap.times)
-		w.send(c.up, w.reply(m, c.source, 100, "Trying", nil))
+		w.sendUp(c, w.reply(m, c.source, 100, "Trying", nil))
 	}
 	if c.route.kind == toName {
 		c.resolveLocked()

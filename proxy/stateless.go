@@ -185,8 +185,7 @@ func responseAddress(m *wire.Msg, via wire.Via) (netip.AddrPort, bool) {
 func (e *Edge) flowBack(p wire.Proto, to netip.AddrPort) (transport.Flow, bool) {
 	snap := e.snap.Load()
 	if p.Reliable() {
-		f, err := e.net.Connect(p, to, "", netip.Addr{})
-		return f, err == nil
+		return e.net.Connected(p, to)
 	}
 	l := snap.egress(p, to.Addr(), snap.pools.BySource(to.Addr()) != nil)
 	if l == nil {

@@ -193,14 +193,14 @@ func TestConnectionClosedWhileWaiting(t *testing.T) {
 	}
 }
 
-// A response goes back on the connection of its request, or is lost with it: the
-// edge must survive the latter.
+// A response whose connection is gone, and cannot be opened again, is lost: the edge must
+// survive that.
 func TestCallerGone(t *testing.T) {
 	pbx := (&lab{TB: t}).newPeer("PBX1")
 	l := started(t, "sip:"+pbx.addr.String(), nil)
 	pbx.lab = l
 	phone := l.dial(1)
-	phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
+	phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1:9;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
 	phone.get("100 INVITE")
 	inv := pbx.get("INVITE")
 	_ = phone.conn.Close()

@@ -22,6 +22,7 @@ type Conn struct {
 	id         uint64
 	proto      wire.Proto
 	inbound    bool
+	isGuest    bool      // counts among those of its source: accepted, or dialled by ConnectBack
 	listener   *Listener // accepted connections
 	remote     netip.AddrPort
 	from       netip.Addr // dialled: the address to dial from, if any
@@ -197,7 +198,7 @@ func (c *Conn) keep(b []byte) (isKept bool, err error) {
 // accepted takes a new connection over, or refuses it and returns false.
 func (l *Layer) accepted(from *Listener, raw *net.TCPConn) bool {
 	remote := unmapped(raw.RemoteAddr().(*net.TCPAddr).AddrPort())
-	c := &Conn{layer: l, proto: from.proto, remote: remote, inbound: true, listener: from}
+	c := &Conn{layer: l, proto: from.proto, remote: remote, inbound: true, isGuest: true, listener: from}
 	if admit := l.options.Admit; admit != nil && !admit(from, remote) {
 		l.count.refusedByRule.Add(1)
 		return refuse(raw)

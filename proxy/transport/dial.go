@@ -18,6 +18,26 @@ import (
 // among users of one serverName. local, if it is an address and not a wildcard, is what we dial from; a connection with
 // another local address is not reused.
 func (l *Layer) Connect(proto wire.Proto, remote netip.AddrPort, serverName string, local netip.Addr) (Flow, error) {
+	return l.connect(proto, remote, serverName, local, false)
+}
+
+// ConnectBack is Connect for an address that a peer outside made us call. It leaves most of what may be dialled at a time
+// to Connect, and the connection counts among those that were accepted from its source. Over TLS none is reused that
+// was accepted: its peer has proved nothing.
+func (l *Layer) ConnectBack(proto wire.Proto, remote netip.AddrPort, serverName string, local netip.Addr) (Flow, error) {
+	return l.connect(proto, remote, serverName, local, true)
+}
+
+// Connected returns a flow over the newest open connection to remote, if there is one.
+func (l *Layer) Connected(proto wire.Proto, remote netip.AddrPort) (Flow, bool) {
+	c := l.conns.find(peer{proto, unmapped(remote)}, func(c *Conn) bool { return c.Err() == nil })
+	if c == nil {
+		return Flow{}, false
+	}
+	return c.Flow(), true
+}
+
+func (l *Layer) connect(proto wire.Proto, remote netip.AddrPort, serverName string, local netip.Addr, isBack bool) (Flow, error) {
 	if proto != wire.TCP && proto != wire.TLS {
 		return Flow{}, fmt.Errorf("connect to %s: %s is not supported", remote, proto)
 	}
@@ -35,17 +55,17 @@ func (l *Layer) Connect(proto wire.Proto, remote netip.AddrPort, serverName stri
 		if local.IsValid() && c.Local().Addr() != local {
 			return false
 		}
-		return proto != wire.TLS || c.inbound || c.serverName == serverName
+		return proto != wire.TLS || c.inbound && !isBack || !c.inbound && c.serverName == serverName
 	}
 	if c := l.conns.find(peer{proto, remote}, fits); c != nil {
 		return c.Flow(), nil
 	}
 	fresh := func() *Conn {
-		c := &Conn{layer: l, proto: proto, remote: remote, from: local, serverName: serverName}
+		c := &Conn{layer: l, proto: proto, remote: remote, from: local, serverName: serverName, isGuest: isBack}
 		c.ctx, c.cancel = context.WithCancel(context.Background())
 		return c
 	}
-	c, isNew, err := l.conns.reuseOrDial(peer{proto, remote}, fits, fresh)
+	c, isNew, err := l.conns.reuseOrDial(peer{proto, remote}, fits, fresh, isBack)
 	if err != nil {
 		return Flow{}, err
 	}

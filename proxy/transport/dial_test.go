@@ -216,3 +216,82 @@ func TestCloseDuringTraffic(t *testing.T) {
 		seen[c.ID()] = true
 	}
 }
+
+// What a peer outside has us dial leaves room for the others, and counts among its connections.
+func TestConnectBackIsBounded(t *testing.T) {
+	remote := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(1+i))
+	}
+	every := func(*Conn) bool { return true }
+	for _, test := range []struct {
+		name   string
+		limits config.Limits
+		dials  int // under way
+		most   int
+		err    error
+	}{
+		{"dials", config.Limits{}, 0, maxDialing / 8, ErrTooManyDials},
+		{"dials of others", config.Limits{}, maxDialing/8 - 1, 1, ErrTooManyDials},
+		{"total", config.Limits{MaxConnections: 32}, 20, 10, errTotalLimit},
+		{"source", config.Limits{MaxConnectionsPerSource: 5}, 20, 5, errSourceLimit},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			l := New(Options{Limits: test.limits})
+			dial := func(i int, isGuest bool) (*Conn, error) {
+				p := peer{wire.TCP, remote(i)}
+				c, _, err := l.conns.reuseOrDial(p, every, func() *Conn { return &Conn{layer: l, proto: wire.TCP, remote: p.remote, isGuest: isGuest} }, isGuest)
+				return c, err
+			}
+			for i := range test.dials {
+				if _, err := dial(i, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var guests []*Conn
+			for {
+				c, err := dial(10000+len(guests), true)
+				if err != nil {
+					if !errors.Is(err, test.err) || len(guests) != test.most {
+						t.Errorf("%v after %d", err, len(guests))
+					}
+					break
+				}
+				guests = append(guests, c)
+			}
+			if _, err := dial(20000, false); err != nil {
+				t.Errorf("no room for others: %v", err)
+			}
+			for _, c := range guests {
+				l.conns.leave(c)
+			}
+			if n := len(l.conns.bySource); n != 0 {
+				t.Errorf("%d sources are left behind", n)
+			}
+		})
+	}
+}
+
+// An accepted TLS connection proves nothing about its peer.
+func TestConnectBackProvesThePeer(t *testing.T) {
+	l := New(Options{})
+	l.handler, l.isServing = newRecorder(), true
+	remote := netip.MustParseAddrPort("127.0.0.1:1")
+	c := &Conn{layer: l, proto: wire.TLS, remote: remote, inbound: true, isGuest: true}
+	if err := l.conns.accept(c); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := l.Connect(wire.TLS, remote, "", netip.Addr{}); err != nil || f.Conn() != c {
+		t.Error(f, err)
+	}
+	f, err := l.ConnectBack(wire.TLS, remote, "", netip.Addr{})
+	if err != nil || f.Conn() == c {
+		t.Error(f, err)
+	}
+	if n := l.CloseFrom(func(netip.AddrPort) bool { return true }); n != 2 {
+		t.Errorf("%d connections of the peer were closed", n)
+	}
+	l.conns.leave(c)
+	if err := l.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -75,7 +75,7 @@ func TestOlderConnectionToAPeerIsFoundAgain(t *testing.T) {
 	remote := netip.MustParseAddrPort("192.0.2.1:5060")
 	var all []*Conn
 	for range 3 {
-		c := &Conn{layer: l, proto: wire.TCP, remote: remote, inbound: true}
+		c := &Conn{layer: l, proto: wire.TCP, remote: remote, inbound: true, isGuest: true}
 		if err := l.conns.accept(c); err != nil {
 			t.Fatal(err)
 		}

@@ -14,15 +14,15 @@ var (
 	errSourceLimit = errors.New("connection limit of this source reached")
 )
 
-// registry knows all connections and enforces how many there may be. Accepted ones may take 15/16 of the total only: a
-// connection flood from outside must leave room to reach the PBX.
+// registry knows all connections and enforces how many there may be. Guests may take 15/16 of the total only, and an
+// eighth of what may be dialled at a time: a flood from outside must leave room to reach the PBX.
 type registry struct {
 	mu       sync.RWMutex
 	limits   limits
 	lastID   uint64
 	byID     map[uint64]*Conn
 	byPeer   map[peer]*Conn     // the newest; Conn.older leads to the others
-	bySource map[netip.Addr]int // accepted connections per sourceOf
+	bySource map[netip.Addr]int // guests per sourceOf
 	dialing  int
 	isShut   bool
 }
@@ -45,20 +45,26 @@ func (r *registry) init(l limits) {
 
 // accept enters an accepted connection.
 func (r *registry) accept(c *Conn) error {
-	source := sourceOf(c.remote.Addr())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.isShut {
 		return ErrClosed
 	}
+	if err := r.refusesLocked(c.remote.Addr()); err != nil {
+		return err
+	}
+	r.enterLocked(c)
+	return nil
+}
+
+// refusesLocked tells why a peer outside may not have another connection.
+func (r *registry) refusesLocked(a netip.Addr) error {
 	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit-limit/16 {
 		return errTotalLimit
 	}
-	if limit := r.limits.maxConnectionsPerSource; limit > 0 && r.bySource[source] >= limit {
+	if limit := r.limits.maxConnectionsPerSource; limit > 0 && r.bySource[sourceOf(a)] >= limit {
 		return errSourceLimit
 	}
-	r.bySource[source]++
-	r.enterLocked(c)
 	return nil
 }
 
@@ -78,8 +84,8 @@ func (r *registry) findLocked(p peer, fits func(*Conn) bool) *Conn {
 	return nil
 }
 
-// reuseOrDial is find, or else enters fresh() and reports true: the caller is to dial it.
-func (r *registry) reuseOrDial(p peer, fits func(*Conn) bool, fresh func() *Conn) (*Conn, bool, error) {
+// reuseOrDial is find, or else enters fresh(), which is a guest or not, and reports true: the caller is to dial it.
+func (r *registry) reuseOrDial(p peer, fits func(*Conn) bool, fresh func() *Conn, isGuest bool) (*Conn, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.isShut {
@@ -91,8 +97,13 @@ func (r *registry) reuseOrDial(p peer, fits func(*Conn) bool, fresh func() *Conn
 	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit {
 		return nil, false, ErrTooManyConnections
 	}
-	if r.dialing >= maxDialing {
+	if r.dialing >= maxDialing || isGuest && r.dialing >= maxDialing/8 {
 		return nil, false, ErrTooManyDials
+	}
+	if isGuest {
+		if err := r.refusesLocked(p.remote.Addr()); err != nil {
+			return nil, false, err
+		}
 	}
 	c := fresh()
 	r.dialing++
@@ -105,6 +116,9 @@ func (r *registry) enterLocked(c *Conn) {
 	r.lastID++
 	c.id = r.lastID
 	r.byID[c.id] = c
+	if c.isGuest {
+		r.bySource[sourceOf(c.remote.Addr())]++
+	}
 	p := c.peer()
 	c.older = r.byPeer[p]
 	r.byPeer[p] = c
@@ -160,7 +174,7 @@ func (r *registry) leave(c *Conn) {
 		c.isDialing = false
 		r.dialing--
 	}
-	if !c.inbound {
+	if !c.isGuest {
 		return
 	}
 	source := sourceOf(c.remote.Addr())
@@ -181,13 +195,13 @@ func (r *registry) size() (connections, dialing int) {
 	return len(r.byID), r.dialing
 }
 
-// accepted returns the connections that peers opened.
-func (r *registry) accepted() []*Conn {
+// guests returns the connections that count among those of their source.
+func (r *registry) guests() []*Conn {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	all := make([]*Conn, 0, len(r.byID))
 	for _, c := range r.byID {
-		if c.inbound {
+		if c.isGuest {
 			all = append(all, c)
 		}
 	}

@@ -230,10 +230,11 @@ func (l *Layer) Listeners() []*Listener {
 // ConnByID returns the open connection with that id, or nil.
 func (l *Layer) ConnByID(id uint64) *Conn { return l.conns.get(id) }
 
-// CloseFrom closes the accepted connections of the peers that is picks, with ErrUnwanted, and returns how many it closed.
-// It looks at each connection once: cheap enough for each ban, not for each message.
+// CloseFrom closes the connections that were accepted from the peers that is picks, or dialled by ConnectBack, with
+// ErrUnwanted, and returns how many it closed. It looks at each connection once: cheap enough for each ban, not for each
+// message.
 func (l *Layer) CloseFrom(is func(remote netip.AddrPort) bool) (closed int) {
-	for _, c := range l.conns.accepted() {
+	for _, c := range l.conns.guests() {
 		if is(c.remote) && c.end(ErrUnwanted) {
 			closed++
 		}

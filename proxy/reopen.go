@@ -1,0 +1,79 @@
+package proxy
+
+import (
+	"net/netip"
+
+	"github.com/sipward/sipward/proxy/resolve"
+	"github.com/sipward/sipward/proxy/transport"
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// reopensPerSecond bounds the connections that peers outside have us open.
+const reopensPerSecond = 10
+
+// A returnAddress is where RFC 3261 18.2.2 has the response to a request over TCP or TLS sent
+// when its connection is gone: the address that it came from, whatever Via says, and the port
+// of sent-by. The zero value is none.
+type returnAddress struct {
+	port uint16
+	host string // of sent-by, over TLS and where it is a name
+}
+
+// returnAddressOf is that of a request, as it came: the Via of a response is written by
+// whoever answers. Nobody opens a connection to a browser, or through a NAT.
+func returnAddressOf(m *wire.Msg, f transport.Flow) (a returnAddress) {
+	if f.Conn() == nil || !f.Proto().Streamed() || isTranslated(m, f) {
+		return a
+	}
+	if a.port = m.TopVia.PortNum; a.port == 0 {
+		a.port = f.Proto().DefaultPort()
+	}
+	host := m.Bytes(m.TopVia.Host)
+	if _, isIP := wire.ParseAddr(host); f.Proto() == wire.TLS && !isIP {
+		a.host = string(host)
+	}
+	return a
+}
+
+// reopen sends a response that could not be sent on a connection, because that is gone, on
+// another one. It is false when the response is lost.
+func (c *responseContext) reopen(w *scratch, gone transport.Flow, b []byte) bool {
+	if c.sentBy.port == 0 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.unlock()
+	if c.up == gone { // else another response was faster
+		f, ok := c.connectBackLocked(gone)
+		if !ok {
+			return false
+		}
+		c.up = f
+		c.edge.count.reopened.Add(1)
+	}
+	w.send(c.up, b)
+	return true
+}
+
+// connectBackLocked opens a connection to a peer whose own is gone. To a pool member it is one
+// as for a request. A peer outside has chosen the port and may be anybody: it has one attempt,
+// what is spent on all of them is bounded, who is banned gets nothing, and with TLS it proves
+// the name in its Via, or its address.
+func (c *responseContext) connectBackLocked(gone transport.Flow) (transport.Flow, bool) {
+	e, snap := c.edge, c.edge.snap.Load()
+	to := resolve.Target{Proto: gone.Proto(), Addr: netip.AddrPortFrom(gone.Remote().Addr(), c.sentBy.port), ServerName: c.sentBy.host}
+	if b := snap.member(to.Addr); b != nil {
+		for _, t := range b.Targets() {
+			if t.Addr.Addr() == to.Addr.Addr() {
+				to.ServerName = t.ServerName
+			}
+		}
+		return e.flowTo(to, b)
+	}
+	if c.reopened || e.isBanned(to.Addr.Addr()) || !e.reopens.Admit(e.wheel.Now()) {
+		return transport.Flow{}, false
+	}
+	c.reopened = true
+	f, err := e.net.ConnectBack(to.Proto, to.Addr, to.ServerName, dialsFrom(snap.egress(to.Proto, to.Addr.Addr(), false)))
+	return f, err == nil
+}

@@ -2,7 +2,6 @@ package siptest
 
 import (
 	"sync"
-	"testing"
 	"time"
 )
 
@@ -28,7 +27,7 @@ const (
 )
 
 // WatchStillness watches until the test ends.
-func WatchStillness(t testing.TB) *Stillness {
+func WatchStillness(t TB) *Stillness {
 	s := new(Stillness)
 	stop := make(chan struct{})
 	var watch sync.WaitGroup

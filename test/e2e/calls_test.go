@@ -295,7 +295,7 @@ func TestNothingIsLeftOfManyCalls(t *testing.T) {
 	}.yaml())
 	random := rand.New(rand.NewPCG(3, 4))
 	// The window keeps a machine that is too slow for this rate from being flooded.
-	load := &siptest.Load{Target: addr, Rate: rate, Calls: total, Hold: 500 * time.Millisecond, Window: 50, Ending: func(int) siptest.Ending {
+	load := &siptest.Load{Target: addr, Rate: rate, Calls: total, Hold: 500 * time.Millisecond, Window: 20, Ending: func(int) siptest.Ending {
 		if random.IntN(20) == 0 { // few, for each BYE of theirs is sent a dozen times
 			return siptest.BothVanish
 		}

@@ -53,7 +53,7 @@ func TestPardonInTheMiddleOfAFlood(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, s := rules(t, func(c *config.Security) { c.DoSNewSourcesPerSecond = 0 })
-			stop := make(chan struct{})
+			stop, banned := make(chan struct{}), make(chan struct{}, 1)
 			var flooding sync.WaitGroup
 			flooding.Go(func() {
 				for passed := 0; ; {
@@ -72,13 +72,14 @@ func TestPardonInTheMiddleOfAFlood(t *testing.T) {
 							t.Errorf("%d messages passed before the ban", passed)
 						}
 						passed = 0
+						banned <- struct{}{}
+					default:
+						runtime.Gosched() // to whom lifts the ban
 					}
 				}
 			})
-			for range 300 {
-				for g.Book.Source(SourceOf(a), time.Second) != Hard {
-					runtime.Gosched()
-				}
+			for range 200 {
+				<-banned
 				pardon(g)
 			}
 			close(stop)

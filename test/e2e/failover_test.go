@@ -27,8 +27,7 @@ func newTwoNodes(t *testing.T, probe string) *twoNodes {
 			fmt.Sprintf("{ name: nodeB, address: %q }", p.b.URI()),
 		},
 		pool: "    policy: round_robin\n    slow_start: 0\n", probe: probe,
-		// A busy test machine must not be taken for an overloaded edge.
-		top: "lab: yes\ntransaction: { invite_failover: 1 }\nlimits: { queue_delay: 0 }\n",
+		top: "lab: yes\ntransaction: { invite_failover: 1 }\n",
 	}
 	p.edge = siptest.StartEdge(t, p.s.yaml())
 	// The window keeps a machine that is too slow for the rate of a test from being flooded: one second of 100 a second.

@@ -74,8 +74,8 @@ func TestFloodOverIPv6(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
 			inNamespace(t)
-			h := newHopAt(t, network, fort6, node6, evil6, settings{top: "lab: yes\n", security: "dos_ban_time: 4"})
-			floods(t, h, stranger6, "fd00:0:0:66::/64", 4*time.Second)
+			h := newHopAt(t, network, fort6, node6, evil6, settings{top: "lab: yes\n", security: "dos_ban_time: 10"})
+			floods(t, h, stranger6, "fd00:0:0:66::/64", 10*time.Second)
 
 			tell(t, h.edge, "bans", "add", evil6.String())
 			good := newCrowd(t, h.dial(t, stranger6))

@@ -173,7 +173,7 @@ func newRobberyWith(t *testing.T, top string) *robbery {
 	r.edge = siptest.StartEdge(t, settings{
 		listen: []string{"udp:" + r.addr.String(), "tcp:" + r.addr.String()}, backends: []string{r.pbx.URI("")},
 		security: strangers + "loop_enable: no, dos_ban_enable: no, dos_new_sources_per_second: 0",
-		top:      quick + "stop_timeout: 3\nregistration: { ping: options, ping_interval: 0.3 }\nlimits: { queue_delay: 0 }\n" + top,
+		top:      quick + "stop_timeout: 3\nregistration: { ping: options, ping_interval: 0.3 }\n" + top,
 	}.yaml())
 	return r
 }

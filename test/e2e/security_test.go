@@ -312,8 +312,8 @@ func TestFloodingSourceIsBanned(t *testing.T) {
 	for _, network := range []string{"udp", "tcp", "tls"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			h := newFortHop(t, network, evilA, settings{top: "lab: yes\n", security: "dos_ban_time: 4"})
-			floods(t, h, evilB, evilA.String(), 4*time.Second)
+			h := newFortHop(t, network, evilA, settings{top: "lab: yes\n", security: "dos_ban_time: 10"})
+			floods(t, h, evilB, evilA.String(), 10*time.Second)
 		})
 	}
 	t.Run("for an hour by default", func(t *testing.T) {

@@ -653,6 +653,37 @@ var ways = []func(w *world, c *chat){
 		}
 		c.talks = func() { w.hangsUp(c, sideA, "") }
 	},
+	func(w *world, c *chat) { // refused, and answered all the same
+		c.serves = func(m *wire.Msg) {
+			w.replies(c, sideB, m, []int{486, 603, 302, 401, 487}[w.r.IntN(5)], "", "")
+			w.after(time.Duration(w.r.Int64N(int64(40*time.Second))), func() { w.answersOK(c, sideB, m, c.callee) })
+		}
+	},
+	func(w *world, c *chat) { // a fork answers after the CANCEL, or when another one has hung up
+		cancels := w.r.IntN(2) == 0
+		c.serves = func(m *wire.Msg) {
+			w.sends(c, sideB, response(m, []int{180, 183, 199}[w.r.IntN(3)], "f1"))
+			w.after(3*time.Second, func() {
+				if c.answers = true; !cancels {
+					w.answersOK(c, sideB, m, c.callee)
+				}
+			})
+			w.after(3*time.Second+time.Duration(w.r.Int64N(int64(40*time.Second))), func() {
+				w.sends(c, sideB, response(m, 200, []string{"f1", "f2"}[w.r.IntN(2)], c.callee, contactLine(c, sideB)))
+			})
+		}
+		if cancels {
+			w.after(time.Second, func() { w.cancels(c) })
+		}
+		c.talks = func() { w.hangsUp(c, sideA, "") }
+	},
+	func(w *world, c *chat) { // both want something while it ends
+		c.takes(w, func() {
+			w.requests(c, sideA, "INVITE", "", sdpA)
+			w.requests(c, sideB, []string{"INVITE", "UPDATE"}[w.r.IntN(2)], "", "")
+			w.hangsUp(c, w.r.IntN(2), "")
+		})
+	},
 	func(w *world, c *chat) { // given up by BYE
 		c.serves = func(m *wire.Msg) {
 			w.replies(c, sideB, m, 183, "", "")

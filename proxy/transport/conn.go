@@ -45,7 +45,8 @@ type Conn struct {
 	early []byte // sent before the connection was ready
 	box   *outbox
 	tls   *tls.Conn
-	err   error // why it is closed; nil = it is not
+	input *ciphertext // of tls
+	err   error       // why it is closed; nil = it is not
 }
 
 // ID returns a number that no other connection has or will have, also after a restart.
@@ -277,10 +278,12 @@ func (c *Conn) establish(raw *net.TCPConn) error {
 		return err
 	}
 	var secure *tls.Conn
+	var input *ciphertext
 	if c.proto.Secure() {
-		secure = c.secure(box)
+		input = &ciphertext{outbox: box}
+		secure = c.secure(input)
 	}
-	if err := c.attach(box, secure); err != nil {
+	if err := c.attach(box, secure, input); err != nil {
 		return err
 	}
 	stream, err := c.handshake(box, secure)
@@ -293,14 +296,14 @@ func (c *Conn) establish(raw *net.TCPConn) error {
 }
 
 // attach makes Close reach the socket.
-func (c *Conn) attach(box *outbox, secure *tls.Conn) error {
+func (c *Conn) attach(box *outbox, secure *tls.Conn, input *ciphertext) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
 		_ = box.Close()
 		return c.err
 	}
-	c.box, c.tls = box, secure
+	c.box, c.tls, c.input = box, secure, input
 	return nil
 }
 
@@ -324,11 +327,11 @@ func (c *Conn) open(stream io.ReadWriter) error {
 }
 
 // secure puts TLS on the socket, on the side that fits.
-func (c *Conn) secure(box *outbox) *tls.Conn {
+func (c *Conn) secure(input *ciphertext) *tls.Conn {
 	if c.inbound {
-		return tls.Server(box, c.listener.tlsConfig)
+		return tls.Server(input, c.listener.tlsConfig)
 	}
-	return tls.Client(box, c.layer.clientTLS(c.serverName, c.remote))
+	return tls.Client(input, c.layer.clientTLS(c.serverName, c.remote))
 }
 
 // handshake brings box to where messages can be exchanged, in bounded time: a peer that opens a connection and says

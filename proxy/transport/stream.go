@@ -60,6 +60,9 @@ func (c *Conn) read() error {
 	r := &reader{c: c, waits: c.tls != nil || !canLend}
 	r.framer.Max = c.layer.limits.maxMessage
 	r.packet.Flow = c.Flow()
+	if c.input != nil && c.inbound { // servers send tickets, which are no text, and are those that we chose
+		c.input.reader = r
+	}
 	defer r.giveBack()
 	r.lastRead = time.Now()
 	_ = c.box.SetReadDeadline(r.lastRead.Add(c.layer.limits.idle))
@@ -93,10 +96,33 @@ func (c *Conn) read() error {
 
 // receive reads behind what is in the buffer.
 func (r *reader) receive() (int, error) {
+	if r.c.input != nil {
+		r.c.input.came = false
+	}
 	if r.waits || r.c.web != nil && len(r.c.web.first) > 0 {
 		return r.c.stream.Read(r.lend())
 	}
 	return r.c.box.receive(r)
+}
+
+// ciphertext is what TLS reads from.
+type ciphertext struct {
+	*outbox
+	reader *reader // nil without a limit, and during the handshake, which has one of its own
+	came   bool    // since the reader asked for text
+}
+
+// Read begins a message where what came before is no text yet. Without that limit a peer could leave half a record, or
+// half a handshake message, in the library for as long as a connection may be idle. One that renews its keys and then says
+// nothing is closed with them.
+func (i *ciphertext) Read(p []byte) (int, error) {
+	if r := i.reader; r != nil && i.came && r.begun.IsZero() {
+		r.begun = time.Now()
+		r.limit()
+	}
+	n, err := i.outbox.Read(p)
+	i.came = i.came || n > 0
+	return n, err
 }
 
 // lend is the room for the next read.

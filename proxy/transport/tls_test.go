@@ -317,3 +317,79 @@ func TestBrokenCertificateKeepsTheOldOne(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What comes over TLS has to become text in time: half a record, or a handshake message that never ends, holds up to
+// 64 kB in the library and is not seen by the framer.
+func TestTextHasToComeOutOfTLSInTime(t *testing.T) {
+	record := func(size int) []byte {
+		return append([]byte{23, 3, 3, byte(size >> 8), byte(size)}, make([]byte, size/2)...)
+	}
+	for name, stall := range map[string]func(t *testing.T, peer *tls.Conn){
+		"half a record": func(t *testing.T, peer *tls.Conn) {
+			if _, err := peer.NetConn().Write(record(16000)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a record byte by byte": func(t *testing.T, peer *tls.Conn) {
+			go func() { // ends with the connection
+				for _, b := range record(16000) {
+					if _, err := peer.NetConn().Write([]byte{b}); err != nil {
+						return
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+			}()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorder()
+			r.onReceive = echo
+			_, conn := startStream(t, "tls", Options{Limits: config.Limits{MessageTimeout: config.Duration(200 * time.Millisecond)}}, r)
+			peer := conn.(*tls.Conn)
+			write(t, peer, message(1, 0))
+			expect(t, peer, message(1, 0))
+			stall(t, peer)
+			if end := next(t, r.closed); end.err != ErrSlowMessage {
+				t.Error(end.err)
+			}
+		})
+	}
+}
+
+// The tickets that a server sends after the handshake begin no message.
+func TestTicketsAreNoSlowMessage(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	spec, pool := tlsSpec(t)
+	pair, err := tls.LoadX509KeyPair(spec.Certificate, spec.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequestClientCert}) // tickets come late then
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	r := newRecorder()
+	own := &tls.Config{RootCAs: pool, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	l := start(t, Options{Limits: config.Limits{MessageTimeout: config.Duration(limit)}, ClientTLS: own}, r)
+	flow, err := l.Connect(wire.TLS, netip.MustParseAddrPort(ln.Addr().String()), "proxy.example", netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flow.Send([]byte(message(1, 0))); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = peer.Close() }()
+	expect(t, peer, message(1, 0))
+	select {
+	case end := <-r.closed:
+		t.Fatal(end.err)
+	case <-time.After(3 * limit):
+	}
+	write(t, peer, message(2, 0))
+	next(t, r.packets)
+}

@@ -526,7 +526,7 @@ func TestManyUsersOnOneConnection(t *testing.T) {
 	}
 	_ = sbc.reconnects().Close()
 	awaits(func() bool { return l.e.Registrations(RegistrationFilter{})[0].State == "closed" })
-	if got := l.lines("[TCP:CLOSED]"); len(got) != 1 || len(got[0]) > 1000 {
+	if got := l.oneLine("[TCP:CLOSED]"); len(got) != 1 || len(got[0]) > 1000 {
 		t.Errorf("%q", got)
 	}
 	sbc.user, sbc.id = "user7", "user7"

@@ -321,6 +321,10 @@ func (c *Call) callerTagLocked() []byte {
 // It is nil when there is no place for one more.
 func (c *Call) dialogLocked(m *wire.Msg, isAnswer bool, now time.Duration) *Dialog {
 	d, key := c.knownLocked(m)
+	if d != nil && isAnswer && d.answered != 0 && c.answered == 0 {
+		// Two targets with one tag: that of the other one was refused, this one is talked to.
+		d.key, d = 0, nil
+	}
 	if d != nil && (d.state != over || d.answered != 0) {
 		return d
 	}

@@ -187,6 +187,7 @@ func TestBrowserIsNotCalledBack(t *testing.T) {
 	before := l.e.Counters().SendErrors
 	l.sendUDP(pbx, response(inv, 486, "b"))
 	pbx.get("ACK")
+	awaits(func() bool { return l.e.Counters().SendErrors > before })
 	if n := l.e.Counters().Reopened; n != 0 || l.e.Counters().SendErrors == before {
 		t.Errorf("%d connections: %+v", n, l.e.Counters())
 	}

@@ -33,6 +33,7 @@ type enrolment struct {
 	at       time.Duration // when it came
 	path     bool          // it went on last with a Path; else with Contacts of ours
 	tookBack bool          // with a line that takes an old Contact back
+	wentBare bool          // without one, though there was something to take back
 	lasts    time.Duration // for how long the registrar keeps the longest
 	user     string        // whose password it has, else the AoR
 }

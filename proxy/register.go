@@ -11,16 +11,14 @@ func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h h
 	if h.backend == nil {
 		return
 	}
-	x.path, x.tookBack = w.edge.usesPath(snap, m, h.backend), false
+	x.path, x.tookBack, x.wentBare = w.edge.usesPath(snap, m, h.backend), false, false
 	by := w.edge.innerFace(snap, h.flow)
 	if x.path {
 		w.splicePath(m, x, by)
 	} else {
 		w.spliceContacts(m, x, by)
 	}
-	if !w.edge.registrars.isSingle(h.backend.ID()) {
-		w.takeBack(m, x)
-	}
+	w.takeBack(m, x, w.edge.registrars.takesBack(h.backend.ID(), x.first()))
 }
 
 // usesPath decides between Path and Contact. What the operator wrote counts; left to
@@ -108,13 +106,19 @@ func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 
 // takeBack has the registrar forget what it has for a phone under another URI (RFC 3261
 // 10.2.2), because the phone was somewhere else, or Path and Contact took turns: it would be
-// rung in vain until it expired.
-func (w *scratch) takeBack(m *wire.Msg, x *enrolment) {
+// rung in vain until it expired, as it is where the registrar refuses such requests.
+func (w *scratch) takeBack(m *wire.Msg, x *enrolment, may bool) {
 	for i := range x.contacts {
-		if c := &x.contacts[i]; c.shown != "" && !x.tells(c.shown, i) {
-			w.edit.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+c.shown+">;expires=0\r\n")
-			x.tookBack = true
+		c := &x.contacts[i]
+		if c.shown == "" || x.tells(c.shown, i) {
+			continue
 		}
+		if !may {
+			x.wentBare = true
+			return
+		}
+		w.edit.InsertString(endOfLast(m, wire.KindContact), "Contact: <"+c.shown+">;expires=0\r\n")
+		x.tookBack = true
 	}
 }
 

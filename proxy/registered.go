@@ -27,6 +27,9 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 	if x == nil || l.backend == nil || c.req == nil {
 		return
 	}
+	if x.tookBack || x.wentBare {
+		e.registrars.took(l.backend.ID(), x.first(), x.tookBack)
+	}
 	w.again.Scan(c.req, c.up.Proto().Streamed())
 	req, res := &w.again, &w.msg
 	if x.isAll {
@@ -177,7 +180,7 @@ func (c *responseContext) refusedLocked(l *leg, status int) {
 	}
 	switch status {
 	case 400, 500, 501:
-		c.edge.registrars.takesOne(l.backend.ID())
+		c.edge.registrars.refusedBack(l.backend.ID(), x.first())
 	}
 }
 

@@ -1,0 +1,78 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
+)
+
+// TestRegistrarOfOneContact: one that refuses requests which take an old Contact back is not asked any more when three
+// phones have shown it, each by being taken without; refusals that have other reasons change nothing.
+func TestRegistrarOfOneContact(t *testing.T) {
+	const contact = "<sip:alice@192.168.1.20:5060>"
+	for _, wants := range []string{"one", "any", "trouble"} {
+		t.Run(wants, func(t *testing.T) {
+			inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+				pbx := l.pbx[0]
+				refusals, asked := 0, 0
+				for n := range 2 * singleCount {
+					aor := fmt.Sprint("user", n)
+					home, office := l.newPeer("HOME").handset(aor), l.newPeer("OFFICE").handset(aor)
+					home.registers(pbx, contact)
+					for range 3 { // the phone has moved, and asks until it is taken
+						office.sends(office.register(contact))
+						m := pbx.get("REGISTER")
+						isBack := strings.Contains(string(m.Buf), ";expires=0")
+						if isBack {
+							asked++
+						}
+						if isBack && wants == "one" || wants == "trouble" && n == 1 && refusals == 0 {
+							refusals++
+							pbx.answers(m, 500, "r")
+							office.get("500 REGISTER")
+							continue
+						}
+						pbx.answers(m, 200, "r", keeps(m)...)
+						office.get("200 REGISTER")
+						break
+					}
+					if x := l.e.Registrations(RegistrationFilter{AoR: office.aor}); len(x) != 1 || x[0].Flow != "udp:"+office.addr.String() {
+						t.Errorf("%+v", x)
+					}
+				}
+				want := map[string]int{"one": singleCount, "any": 2 * singleCount, "trouble": 2 * singleCount}[wants]
+				if asked != want {
+					t.Errorf("%d requests took a Contact back, want %d", asked, want)
+				}
+				pass(2 * time.Minute)
+			})
+		})
+	}
+}
+
+// TestStrangersDoNotMakeARegistrarOneOfOneContact: who has no password is refused, and never taken; phones that only
+// refresh say nothing of it.
+func TestStrangersDoNotMakeARegistrarOneOfOneContact(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		const contact = "<sip:alice@192.168.1.20:5060>"
+		pbx, mallory := l.pbx[0], l.newPeer("MALLORY")
+		for n := range 2 * singleCount {
+			alice, evil := l.phone.handset(fmt.Sprint("user", n)), mallory.handset(fmt.Sprint("user", n))
+			alice.registers(pbx, contact)
+			evil.sends(evil.register(contact))
+			pbx.answers(pbx.get("REGISTER"), 400, "r")
+			evil.get("400 REGISTER")
+			alice.registers(pbx, contact)
+		}
+		home, office := l.phone.handset("bob"), l.newPeer("OFFICE").handset("bob")
+		first, _ := home.registers(pbx, contact)
+		second, _ := office.registers(pbx, contact)
+		if shown := uriIn(first, wire.KindContact); !strings.Contains(string(second.Buf), "<"+shown+">;expires=0") {
+			t.Errorf("nothing is taken back any more:\n%s", second.Buf)
+		}
+		pass(2 * time.Minute)
+	})
+}

@@ -70,8 +70,15 @@ func TestSipviciousAgainstItself(t *testing.T) {
 			quick := map[string][]string{
 				"svwar": {"-e", "1770-1780", "--maximumtime=1"}, "svcrack": {"-r", "4310-4330", "--maximumtime=1"},
 			}
-			if found, out := s.run(within(t, time.Minute), t, pbx.Addr(), quick[s.tool]...); !found {
-				t.Errorf("%s found nothing:\n%s", s.tool, out)
+			// The tools give up when a machine that stands still answers nothing for a second.
+			for tries := 1; ; tries++ {
+				found, out := s.run(within(t, time.Minute), t, pbx.Addr(), quick[s.tool]...)
+				if found {
+					break
+				}
+				if tries == 5 {
+					t.Fatalf("%s found nothing:\n%s", s.tool, out)
+				}
 			}
 		})
 	}

@@ -356,6 +356,53 @@ func TestTextHasToComeOutOfTLSInTime(t *testing.T) {
 	}
 }
 
+// tailed puts something behind what is written.
+type tailed struct {
+	net.Conn
+	tail []byte
+}
+
+func (c *tailed) Write(p []byte) (int, error) {
+	if _, err := c.Conn.Write(append(p[:len(p):len(p)], c.tail...)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// What the library read along with a message is no text yet either.
+func TestRestBehindTextHasToComeOutOfTLSInTime(t *testing.T) {
+	for name, test := range map[string]struct {
+		tail []byte
+		end  error
+	}{
+		"nothing":           {nil, ErrIdle},
+		"a piece of header": {[]byte{23, 3}, ErrSlowMessage},
+		"header":            {[]byte{23, 3, 3, 9, 0}, ErrSlowMessage},
+		"half a record":     {append([]byte{23, 3, 3, 9, 0}, make([]byte, 100)...), ErrSlowMessage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, pool := tlsSpec(t)
+			r := newRecorder()
+			r.onReceive = echo
+			l := start(t, Options{Limits: config.Limits{
+				MessageTimeout: config.Duration(200 * time.Millisecond), IdleTimeout: config.Duration(time.Second),
+			}}, r, s)
+			wired := &tailed{Conn: dialTo(t, l, 0)}
+			peer := tls.Client(wired, &tls.Config{RootCAs: pool, ServerName: "proxy.example"})
+			for _, size := range []int{0, 5000, 50000} {
+				write(t, peer, message(1, size))
+				expect(t, peer, message(1, size))
+			}
+			wired.tail = test.tail
+			write(t, peer, message(2, 0))
+			expect(t, peer, message(2, 0))
+			if end := next(t, r.closed); end.err != test.end {
+				t.Error(end.err)
+			}
+		})
+	}
+}
+
 // The tickets that a server sends after the handshake begin no message.
 func TestTicketsAreNoSlowMessage(t *testing.T) {
 	const limit = 200 * time.Millisecond

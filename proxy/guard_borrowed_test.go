@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,4 +165,26 @@ func TestDoubtEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who has credentials for a registrar and for a proxy is asked for those in doubt by the
+// header that they are for: the others are held already, and to answer again does not help.
+func TestBorrowedNonceAmongSeveral(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		domain := u.domain
+		for range 20 {
+			u.borrows("fetched", "Authorization")
+		}
+		u.domain = domain
+		u.challenged("REGISTER")
+		const digest = `Digest username="1000",realm="far",nonce="elsewhere",uri="sip:a",response="0123456789abcdef0123456789abcdef"`
+		text := u.request("REGISTER", u.nonce)
+		u.sends(strings.Replace(text, "Content-Length", "Proxy-Authorization: "+digest+"\nContent-Length", 1))
+		m := u.get("407 REGISTER")
+		l.pbx[0].nothing()
+		if i := m.First(wire.KindProxyAuthenticate); i < 0 || m.First(wire.KindWWWAuthenticate) >= 0 || !strings.Contains(string(m.Bytes(m.Headers[i].Value)), `realm="far"`) {
+			t.Errorf("%s", m.Buf)
+		}
+	})
 }

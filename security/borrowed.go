@@ -89,20 +89,20 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 	if m.Method == wire.ACK || m.Method == wire.CANCEL {
 		return false
 	}
-	var realm []byte
+	var in Credentials // doubt
 	isBorrowed := false
 	x.eachCredentials(func(c Credentials) bool {
-		isBorrowed, realm = !g.Auth.Holds(x.Source, c.Nonce, now), c.Realm
+		isBorrowed, in = !g.Auth.Holds(x.Source, c.Nonce, now), c
 		return !isBorrowed
 	})
 	if !isBorrowed || g.isKnown(x.Source, x.From, now) || g.isInside(m) {
 		return false
 	}
-	if !isQuotable(realm) {
+	if !isQuotable(in.Realm) {
 		return v.stop(Borrowed, s.c.FailedAuthBanEnable, Refuse, 400, "Bad Auth Header")
 	}
 	status, reason, header := 401, "Unauthorized", "WWW-Authenticate"
-	if m.First(wire.KindAuthorization) < 0 {
+	if in.ForProxy {
 		status, reason, header = 407, "Proxy Authentication Required", "Proxy-Authenticate"
 	}
 	if !v.stop(Borrowed, s.c.FailedAuthBanEnable, Refuse, status, reason) {
@@ -110,7 +110,7 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 	}
 	nonce := rand.Text()
 	g.Auth.Issued(x.Source, []byte(nonce), m.Method, now)
-	v.Header = []byte(header + `: Digest realm="` + string(realm) + `",nonce="` + nonce + `",stale=true,algorithm=MD5` + "\r\n")
+	v.Header = []byte(header + `: Digest realm="` + string(in.Realm) + `",nonce="` + nonce + `",stale=true,algorithm=MD5` + "\r\n")
 	return true
 }
 

@@ -9,7 +9,10 @@ import (
 
 // Credentials are what a request says in a Digest header. All parts are of the
 // message and without their quotes; escapes ("\x") are kept.
-type Credentials struct{ User, Realm, Nonce []byte }
+type Credentials struct {
+	User, Realm, Nonce []byte
+	ForProxy           bool // of Proxy-Authorization
+}
 
 // ReadCredentials reads the Authorization and Proxy-Authorization lines of a request
 // and takes the first Digest that answers a challenge. Without a response there is no
@@ -37,6 +40,7 @@ func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 			continue
 		}
 		x, response, ok := readDigest(rest)
+		x.ForProxy = h.Kind == wire.KindProxyAuthorization
 		switch {
 		case !ok:
 			return c, has, false
@@ -63,7 +67,9 @@ func eachCredentials(m *wire.Msg, f func(Credentials) bool) {
 		if !digest {
 			continue
 		}
-		if c, response, ok := readDigest(rest); (!ok || len(response) > 0) && !f(c) {
+		c, response, ok := readDigest(rest)
+		c.ForProxy = h.Kind == wire.KindProxyAuthorization
+		if (!ok || len(response) > 0) && !f(c) {
 			return
 		}
 	}

@@ -118,14 +118,14 @@ func TestReadCredentials(t *testing.T) {
 				t.Fatalf("has %v, ok %v", has, ok)
 			}
 			if ok && !sameCredentials(c, x.want) {
-				t.Fatalf("%.200q", c)
+				t.Fatalf("%.200q %.200q %.200q", c.User, c.Realm, c.Nonce)
 			}
 		})
 	}
 }
 
 func creds(user, realm, nonce string) Credentials {
-	return Credentials{[]byte(user), []byte(realm), []byte(nonce)}
+	return Credentials{User: []byte(user), Realm: []byte(realm), Nonce: []byte(nonce)}
 }
 
 func sameCredentials(a, b Credentials) bool {
@@ -249,7 +249,7 @@ func FuzzCredentials(f *testing.F) {
 			t.Fatal("no username")
 		}
 		if ok && !has && (c.User != nil || c.Realm != nil || c.Nonce != nil) {
-			t.Fatalf("none, but %q", c)
+			t.Fatalf("none, but %q %q %q", c.User, c.Realm, c.Nonce)
 		}
 		for _, part := range [][]byte{c.User, c.Realm, c.Nonce} {
 			if len(part) > 0 && !bytes.Contains(m.Buf, part) {

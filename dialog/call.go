@@ -468,11 +468,11 @@ func (c *Call) pruneLocked(now time.Duration) {
 	c.store.count.Add(int64(len(*c.more) - n))
 }
 
-// lastLocked is the dialog that ended last: the call's end is its end.
+// lastLocked is the dialog that ended last: the call's end is its end. Answers that were not taken are none of it.
 func (c *Call) lastLocked() *Dialog {
 	last := &c.first
 	for d := range c.dialogs {
-		if d.answered != 0 && (last.answered == 0 || d.ended > last.ended) {
+		if d.isTaken() && (!last.isTaken() || d.ended > last.ended) {
 			last = d
 		}
 	}

@@ -18,6 +18,7 @@ type playing struct {
 	script  []byte
 	txs     []*Tx
 	highest map[*Dialog]*[2]uint32 // sent to each leg
+	failed  bool
 }
 
 func (p *playing) byte() byte {
@@ -193,6 +194,9 @@ func (p *playing) step() {
 	c := p.call
 	switch p.byte() % 16 {
 	case 0:
+		if p.failed { // no 1xx goes up any more
+			break
+		}
 		if m := p.responds(180+int(p.byte()%4), p.tag(), "INVITE", B, 1); m != nil {
 			c.Provisional(m, p.now)
 		}
@@ -202,7 +206,7 @@ func (p *playing) step() {
 		}
 	case 3:
 		if c.answered == 0 || p.byte()&3 == 0 {
-			c.Failure(&fx, 486, Callee, Rejected, p.now)
+			p.fails(&fx, 486, Callee, Rejected)
 		}
 	case 4:
 		from := A
@@ -277,7 +281,7 @@ func (p *playing) step() {
 			p.s.ConnClosed(&fx, uint64(p.byte()%3), p.now)
 		case 2:
 			c.Forwarded(uint32(p.byte()%3), labFlow)
-		case 4:
+		case 4, 5, 6, 7:
 			if m := p.responds(200, p.tag(), "INVITE", B, 1); m != nil {
 				c.Refuse(&fx, m, p.now)
 			}
@@ -291,9 +295,18 @@ func (p *playing) step() {
 		}
 	}
 	p.took(&fx)
-	if n := p.s.Len(); n > 1+p.policy.MaxEarly {
+	if n := p.s.Len(); n > 2+p.policy.MaxEarly { // the first answer has its place whatever was refused
 		p.Fatalf("%d dialogs of one INVITE", n)
 	}
+}
+
+// fails is the end of the transaction, once, unless it was answered.
+func (p *playing) fails(fx *Effects, status int, by Ender, why Reason) {
+	if p.failed {
+		return
+	}
+	p.failed = p.failed || p.call.answered == 0
+	p.call.Failure(fx, status, by, why, p.now)
 }
 
 // finish tells the result of a request of the edge, and has a 2xx acknowledged.
@@ -341,10 +354,8 @@ func (p *playing) ends() {
 		}
 		p.txs = nil
 		p.took(&fx)
-		if p.call.answered == 0 {
-			p.call.Failure(&fx, 408, Edge, TimedOut, p.now)
-			p.took(&fx)
-		}
+		p.fails(&fx, 408, Edge, TimedOut)
+		p.took(&fx)
 		acts := p.acts
 		p.acts = nil
 		for _, a := range acts {

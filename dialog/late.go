@@ -34,7 +34,7 @@ func (c *Call) Refuse(fx *Effects, m *wire.Msg, now time.Duration) {
 		return
 	}
 	c.reviveLocked()
-	if d == nil { // first stays for whom the caller will talk to
+	if d == nil && c.mayRefuseLocked() { // first stays for whom the caller will talk to
 		d = c.forkLocked(true, now)
 	}
 	if d == nil {
@@ -52,6 +52,11 @@ func (c *Call) Refuse(fx *Effects, m *wire.Msg, now time.Duration) {
 	c.settleLocked(fx, now)
 }
 
+// mayRefuseLocked bounds the answers that are refused before one is taken: a callee may send any number.
+func (c *Call) mayRefuseLocked() bool {
+	return c.answered != 0 || len(c.forks()) < max(c.policy.MaxEarly, 1)
+}
+
 // declineLocked ends a dialog that the caller does not take.
 func (d *Dialog) declineLocked(fx *Effects, now time.Duration) {
 	d.acknowledgeLocked(fx)
@@ -65,6 +70,9 @@ func (d *Dialog) copyLocked(fx *Effects) {
 		d.acknowledgeLocked(fx)
 	}
 }
+
+// isTaken: it is a dialog of the caller's, as far as we know.
+func (d *Dialog) isTaken() bool { return d.answered != 0 && !d.late }
 
 // acknowledgeLocked sends the callee the ACK of its 2xx to the INVITE.
 func (d *Dialog) acknowledgeLocked(fx *Effects) {

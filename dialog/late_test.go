@@ -1,8 +1,13 @@
 package dialog
 
 import (
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/sipward/sipward/timers"
 )
 
 // refuses takes a 2xx whose client transaction is over.
@@ -40,4 +45,92 @@ func TestRefusedAnswerIsNotInTheWayOfAnother(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRefusedAnswersAreBounded: a callee answers again and again, each time as another one, when its caller has a failure,
+// or before that.
+func TestRefusedAnswersAreBounded(t *testing.T) {
+	for _, early := range []int{0, 1, 16} {
+		for _, fails := range []bool{true, false} {
+			l := newLab(t, func(p *timers.Policy) { p.MaxEarly = early })
+			l.invites("")
+			if fails {
+				l.fails()
+			}
+			for i := range 1000 {
+				l.refuses(fmt.Sprint("t", i))
+			}
+			if n := l.s.Len(); n < 2 || n > 2+early {
+				t.Errorf("max_early_per_invite %d: %d dialogs", early, n)
+			}
+			if n := len(l.acts); n < 2 || n > 2*(2+early) {
+				t.Errorf("max_early_per_invite %d: %d requests", early, n)
+			}
+			if !fails {
+				l.answers("tb", "") // has its place all the same
+				l.acks("tb")
+				l.does(A, "BYE", 2, 200)
+				l.over(ByBYE)
+				continue
+			}
+			l.over(Rejected)
+		}
+	}
+}
+
+// TestRefusedAnswerIsNotTheCall: the record and the mode are those of the dialog that was talked in.
+func TestRefusedAnswerIsNotTheCall(t *testing.T) {
+	for _, rings := range []bool{false, true} { // the one that is refused
+		l := newLab(t)
+		l.invites("")
+		if rings {
+			l.rings("late", "")
+		}
+		l.answers("tb", "")
+		l.acks("tb")
+		l.pass(40 * second)
+		v := l.asks(A, "BYE", 2, "", "")
+		at := l.now
+		l.pass(second)
+		l.refuses("late")
+		l.gets(v, 200, "", "")
+		l.over(ByBYE)
+		if e := l.ended[0]; e.By != Caller || e.At != at || !strings.Contains(string(e.To), "tag=tb") {
+			t.Errorf("%v at %v with %s", e.By, e.At, e.To)
+		}
+	}
+}
+
+func TestRefusedAnswerHasNoMode(t *testing.T) {
+	l := newLab(t)
+	l.talks("", labUpdate)
+	before := l.s.Modes()
+	l.pass(40 * second)
+	l.refuses("late")
+	if got := l.s.Modes(); !maps.Equal(got, before) {
+		t.Errorf("%v, before that %v", got, before)
+	}
+}
+
+// fails hands the caller a 486.
+func (l *lab) fails() {
+	l.Helper()
+	var fx Effects
+	l.call.Failure(&fx, 486, Callee, Rejected, l.now)
+	l.take(&fx)
+}
+
+// TestRefusedAnswerIsNotListed: a listing shows the dialog that is there.
+func TestRefusedAnswerIsNotListed(t *testing.T) {
+	l := newLab(t)
+	l.invites("")
+	l.rings("t0", "")
+	l.answers("tb", "")
+	l.refuses("t0")
+	if r := l.call.Report(); r.State != "unacknowledged" {
+		t.Errorf("%s", r.State)
+	}
+	l.acks("tb")
+	l.does(A, "BYE", 2, 200)
+	l.over(ByBYE)
 }

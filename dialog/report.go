@@ -48,7 +48,7 @@ func (c *Call) Report() Report {
 	for x := range c.dialogs {
 		if x.state != none && x.state != over {
 			n++
-			if d.state == over || d.answered == 0 && x.answered != 0 {
+			if d.state == over || !d.isTaken() && x.isTaken() {
 				d = x
 			}
 		}

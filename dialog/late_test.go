@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sipward/sipward/proxy/wire"
 	"github.com/sipward/sipward/timers"
 )
 
@@ -133,4 +134,38 @@ func TestRefusedAnswerIsNotListed(t *testing.T) {
 	l.acks("tb")
 	l.does(A, "BYE", 2, 200)
 	l.over(ByBYE)
+}
+
+// TestRestartAmidALateAnswer: what comes of it is the same as without the restart.
+func TestRestartAmidALateAnswer(t *testing.T) {
+	for _, takes := range []bool{true, false} {
+		l := newLab(t)
+		l.invites("")
+		l.fails()
+		l.answers("tb", "")
+		n := l.restarts(second, 1000)
+		if got := n.s.Tally(7).Load(); got != l.s.Tally(7).Load() {
+			t.Errorf("%d calls at the backend", got)
+		}
+		if takes {
+			n.acks("tb")
+			if s := n.s.Stats(n.now); s.Concurrent != 1 || s.Ringing != 0 {
+				t.Errorf("%+v", s)
+			}
+			n.does(A, "BYE", 2, 200)
+			n.over(ByBYE)
+			continue
+		}
+		n.pass(8 * second)
+		if a := n.next(B, wire.BYE); !strings.Contains(string(a.Rest), "answered too late") {
+			t.Errorf("%s", a.Rest)
+		}
+		n.pass(200 * second)
+		n.next(A, wire.BYE)
+		n.pass(200 * second)
+		n.empty()
+		if s := n.s.Stats(n.now); len(n.ended) != 0 || s.Concurrent != 0 || s.Ringing != 0 || s.Attempts != 0 {
+			t.Errorf("%+v, %+v", n.ended, s)
+		}
+	}
 }

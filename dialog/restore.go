@@ -54,7 +54,7 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 	c.tagAt = uint16(in.Uint(maxText))
 	c.tagLen = uint16(in.Uint(maxText))
 	c.outer = Leg(in.Uint(uint64(B)))
-	in.Flags(&c.noInject, &c.reported)
+	in.Flags(&c.noInject, &c.reported, &c.failed)
 	c.first.call = c
 	for i := range in.Uint(1 << 8) {
 		d := &c.first
@@ -80,9 +80,12 @@ func (r *Restorer) Call(id ID, state []byte) bool {
 	defer c.mu.Unlock()
 	c.saved = true
 	c.outsideLocked(outside)
-	if c.seatLocked(backend); c.reported {
+	c.seatLocked(backend)
+	switch {
+	case c.failed: // it has yet to be taken
+	case c.reported:
 		c.leaveLocked()
-	} else {
+	default:
 		r.Store.stats.restored()
 	}
 	for d := range c.dialogs {

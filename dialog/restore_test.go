@@ -73,10 +73,10 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 		of         reflect.Type
 		kept, lost string
 	}{
-		{reflect.TypeFor[Call](), "policy began invite first more source outside backend answered setup tagAt tagLen outer noInject reported",
-			"store id revived failed timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
-		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute",
-			"call key copied stops doubted late"},
+		{reflect.TypeFor[Call](), "policy began invite first more source outside backend answered setup tagAt tagLen outer noInject reported failed",
+			"store id revived timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
+		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute late",
+			"call key copied stops doubted"},
 		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
 			"probeAt blocked invite last retries failures late glares own open reoffer turn byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},

@@ -49,7 +49,7 @@ func (c *Call) appendStateLocked(dst []byte, wall func(time.Duration) time.Time)
 	e.Uint(uint64(c.tagAt))
 	e.Uint(uint64(c.tagLen))
 	e.Uint(uint64(c.outer))
-	e.Flags(c.noInject, c.reported)
+	e.Flags(c.noInject, c.reported, c.failed)
 	e.Uint(uint64(live))
 	for d := range c.dialogs {
 		if d.isKept() {
@@ -111,7 +111,7 @@ func (e *encoder) dialog(d *Dialog) {
 	e.Uint(uint64(d.by))
 	e.Uint(uint64(d.byeFrom))
 	e.Uint(uint64(d.dared))
-	e.Flags(d.noAck, d.bypassed, d.mute)
+	e.Flags(d.noAck, d.bypassed, d.mute, d.late)
 	e.Uint(uint64(d.minSE))
 	for _, t := range [...]time.Duration{d.answered, d.expires, d.byeBy, d.ended} {
 		e.time(t)
@@ -262,7 +262,7 @@ func (r *decoder) dialog(d *Dialog) {
 	d.by = Ender(r.Uint(uint64(Edge)))
 	d.byeFrom = Leg(r.Uint(uint64(B)))
 	d.dared = uint8(r.Uint(math.MaxUint8))
-	r.Flags(&d.noAck, &d.bypassed, &d.mute)
+	r.Flags(&d.noAck, &d.bypassed, &d.mute, &d.late)
 	d.minSE = r.Uint32()
 	for _, t := range [...]*time.Duration{&d.answered, &d.expires, &d.byeBy, &d.ended} {
 		*t = r.time()

@@ -11,6 +11,11 @@ import (
 // reopensPerSecond bounds the connections that peers outside have us open.
 const reopensPerSecond = 10
 
+const (
+	firstUserPort = 1024 // below are the services of a system (RFC 6335 section 6)
+	maxHostName   = 255  // RFC 1035 section 2.3.4
+)
+
 // A returnAddress is where RFC 3261 18.2.2 has the response to a request over TCP or TLS sent
 // when its connection is gone: the address that it came from, whatever Via says, and the port
 // of sent-by. The zero value is none.
@@ -25,12 +30,15 @@ func returnAddressOf(m *wire.Msg, f transport.Flow) (a returnAddress) {
 	if f.Conn() == nil || !f.Proto().Streamed() || isTranslated(m, f) {
 		return a
 	}
-	if a.port = m.TopVia.PortNum; a.port == 0 {
-		a.port = f.Proto().DefaultPort()
-	}
 	host := m.Bytes(m.TopVia.Host)
 	if _, isIP := wire.ParseAddr(host); f.Proto() == wire.TLS && !isIP {
+		if len(host) > maxHostName { // no certificate has it, and it would be kept
+			return a
+		}
 		a.host = string(host)
+	}
+	if a.port = m.TopVia.PortNum; a.port == 0 {
+		a.port = f.Proto().DefaultPort()
 	}
 	return a
 }
@@ -58,7 +66,8 @@ func (c *responseContext) reopen(w *scratch, gone transport.Flow, b []byte) bool
 // connectBackLocked opens a connection to a peer whose own is gone. To a pool member it is one
 // as for a request. A peer outside has chosen the port and may be anybody: it has one attempt,
 // what is spent on all of them is bounded, who is banned gets nothing, and with TLS it proves
-// the name in its Via, or its address.
+// the name in its Via, or its address. Without, it has no service of a system called, maybe
+// that of a gateway of ours: it writes most of what would be sent there.
 func (c *responseContext) connectBackLocked(gone transport.Flow) (transport.Flow, bool) {
 	e, snap := c.edge, c.edge.snap.Load()
 	to := resolve.Target{Proto: gone.Proto(), Addr: netip.AddrPortFrom(gone.Remote().Addr(), c.sentBy.port), ServerName: c.sentBy.host}
@@ -69,6 +78,9 @@ func (c *responseContext) connectBackLocked(gone transport.Flow) (transport.Flow
 			}
 		}
 		return e.flowTo(to, b)
+	}
+	if to.Proto == wire.TCP && to.Addr.Port() < firstUserPort {
+		return transport.Flow{}, false
 	}
 	if c.reopened || e.isBanned(to.Addr.Addr()) || !e.reopens.Admit(e.wheel.Now()) {
 		return transport.Flow{}, false

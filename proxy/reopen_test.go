@@ -107,7 +107,7 @@ func TestReopenedConnectionsAreRare(t *testing.T) {
 	phone := l.dial(1)
 	var invites []*wire.Msg
 	for i := range calls {
-		phone.sends(callerOver(fmt.Sprintf("127.0.0.1:%d", 2+i), i)) // nobody is there
+		phone.sends(callerOver(fmt.Sprintf("127.0.0.1:%d", firstUserPort+i), i)) // nobody is there
 		invites = append(invites, pbx.get("INVITE"))
 	}
 	phone.leaves()
@@ -219,5 +219,70 @@ func TestStrangerIsNotCalledBackOverTLS(t *testing.T) {
 	secured := tls.Server(again.conn, own)
 	if n, err := secured.Read(make([]byte, 1000)); err == nil || n > 0 || asked != "pbx.example.com" {
 		t.Errorf("%d bytes for %q: %v", n, asked, err)
+	}
+}
+
+// What a peer outside writes into its Via is kept for as long as its transaction is, where it
+// can be the name in a certificate.
+func TestReturnAddressIsBounded(t *testing.T) {
+	long := strings.Repeat("a", 60000)
+	for _, test := range []struct {
+		proto, via string
+		port       uint16
+		name       int
+	}{
+		{"TCP", "10.0.0.1", 5060, 0},
+		{"TCP", "a.example.com:5070", 5070, 0},
+		{"TCP", long + ":5070", 5070, 0},
+		{"TLS", "10.0.0.1:5071", 5071, 0},
+		{"TLS", "a.example.com", 5061, 13},
+		{"TLS", "a.example.com:443", 443, 13},
+		{"TLS", long[:255], 5061, 255},
+		{"TLS", long[:256], 0, 0},
+		{"TLS", long, 0, 0},
+	} {
+		l := started(t, "sip:127.0.0.1:9", func(c *config.Config) {
+			if test.proto == "TLS" {
+				cert, key := certificate(t)
+				c.Listen = append(c.Listen, config.Listener{
+					Address: "tls:127.0.0.1:0", Proto: "tls", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Certificate: cert, Key: key,
+				})
+			}
+		})
+		phone := l.dial(1)
+		if test.proto == "TLS" {
+			phone = l.wireEnd(tls.Client(l.dial(2).conn, &tls.Config{InsecureSkipVerify: true}))
+		}
+		phone.sends(strings.Replace(callerOver(test.via, 1), "SIP/2.0/TCP", "SIP/2.0/"+test.proto, 1))
+		phone.get("100 INVITE")
+		if a := l.context().sentBy; a.port != test.port || len(a.host) != test.name {
+			t.Errorf("%s %.20s: port %d, a name of %d bytes", test.proto, test.via, a.port, len(a.host))
+		}
+	}
+}
+
+// Services of a system are called by nobody outside: who comes through a gateway of ours has
+// the address of that, and writes most of a response.
+func TestSystemPortIsNotCalledBack(t *testing.T) {
+	pbx := (&lab{TB: t}).newPeer("PBX1")
+	l := started(t, "sip:"+pbx.addr.String(), nil)
+	pbx.lab = l
+	for i, port := range []int{1023, 25, 1024} {
+		phone := l.dial(1)
+		phone.sends(callerOver(fmt.Sprintf("127.0.0.1:%d", port), i))
+		phone.get("100 INVITE")
+		inv := pbx.get("INVITE")
+		phone.leaves()
+		before := l.e.Counters()
+		l.sendUDP(pbx, response(inv, 486, "b"))
+		pbx.get("ACK")
+		isDone := func() bool {
+			now := l.e.Counters()
+			return now.SendErrors > before.SendErrors || now.Reopened > before.Reopened
+		}
+		awaits(isDone)
+		if isCalled := l.e.Counters().Reopened > before.Reopened; isCalled != (port >= 1024) {
+			t.Errorf("port %d: called %t", port, isCalled)
+		}
 	}
 }

@@ -65,6 +65,12 @@ func (t *Table) renameLocked(r *record, id ID) {
 	t.byID[id] = r
 }
 
+// hasMovedOnLocked: b is of an answer that came late, to a binding that goes on by another ID on a newer connection since.
+func (t *Table) hasMovedOnLocked(b *Binding) bool {
+	r := t.byFirst[b.ID]
+	return r != nil && r.isAfter(b.Asked) && b.Flow.Conn < r.at.key.Conn
+}
+
 // unnameLocked forgets an ID that r had before.
 func (t *Table) unnameLocked(id ID, r *record) {
 	if t.byFirst[id] == r {

@@ -189,3 +189,42 @@ func TestPortsThatComeAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestLateAnswerToAFormerName: an answer to what a phone asked over its former connection, and by its former name, does not
+// bring that name back beside the binding that goes on by another one, nor after that one is removed.
+func TestLateAnswerToAFormerName(t *testing.T) {
+	for _, removed := range []string{"", "one", "all"} {
+		bubble(t, Options{}, func(t *testing.T, l *lab) {
+			step := func(id ID, instead ID, cseq uint32, asked time.Duration) Binding {
+				b := l.reconnected(id, uint64(id), cseq)
+				b.Asked, b.Instead = asked, instead
+				return b
+			}
+			l.learn(step(1, 0, 1, 1*time.Second), Added)
+			late := step(1, 0, 2, 2*time.Second)
+			l.Closed(1, l.now())
+			l.learn(step(2, 1, 1, 3*time.Second), Moved)
+			want := 1
+			switch removed {
+			case "one":
+				l.Remove(2, 4*time.Second)
+				want = 0
+			case "all":
+				l.RemoveAll(late.AoR, 1, 4*time.Second)
+				want = 0
+			}
+			l.learn(late, Old)
+			if n := l.Len(); n != want {
+				t.Errorf("removed %q: %d bindings, want %d", removed, n, want)
+			}
+			if removed == "" { // the port is another phone's since
+				other := late
+				other.Flow = tcp(3)
+				l.learn(other, Added)
+				return
+			}
+			late.Asked = 5 * time.Second // its port is another phone's now
+			l.learn(late, Added)
+		})
+	}
+}

@@ -89,7 +89,7 @@ func (t *Table) Learn(b Binding, now time.Duration) (Outcome, Binding) {
 		r = t.predecessorLocked(&b)
 	}
 	switch isGone := t.removed.hold(&b); {
-	case r == nil && isGone:
+	case r == nil && (isGone || t.hasMovedOnLocked(&b)):
 		return Old, b
 	case r == nil:
 		return t.addLocked(b, now)
@@ -189,6 +189,9 @@ func (t *Table) Remove(id ID, asked time.Duration) (Binding, bool) {
 	r := t.byID[id]
 	if r == nil || r.isAfter(asked) {
 		return Binding{}, false
+	}
+	for _, former := range r.was {
+		t.removed.note(removal{id: former}, asked)
 	}
 	return t.removeLocked(r), true
 }

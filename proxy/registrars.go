@@ -19,7 +19,7 @@ type registrars struct {
 // and counts when it is taken then.
 type single struct {
 	refused map[binding.ID]bool // until they come again
-	counted int
+	counted map[binding.ID]bool // go without from then on; each counts once, as it may have reasons of its own
 }
 
 // Numbers we chose.
@@ -53,7 +53,7 @@ func (r *registrars) takesBack(id uint32, phone binding.ID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.single[id]
-	return s == nil || s.counted < singleCount && !s.refused[phone]
+	return s == nil || len(s.counted) < singleCount && !s.refused[phone] && !s.counted[phone]
 }
 
 // refusedBack notes a phone whose REGISTER took an old Contact back and was refused, perhaps
@@ -66,7 +66,7 @@ func (r *registrars) refusedBack(id uint32, phone binding.ID) {
 		if r.single == nil {
 			r.single = map[uint32]*single{}
 		}
-		s = &single{refused: map[binding.ID]bool{}}
+		s = &single{refused: map[binding.ID]bool{}, counted: map[binding.ID]bool{}}
 		r.single[id] = s
 	}
 	if len(s.refused) < maxRefused {
@@ -86,7 +86,9 @@ func (r *registrars) took(id uint32, phone binding.ID, isBack bool) {
 		delete(r.single, id)
 	case s.refused[phone]:
 		delete(s.refused, phone)
-		s.counted++
+		if len(s.counted) < singleCount {
+			s.counted[phone] = true
+		}
 	}
 }
 

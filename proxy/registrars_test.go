@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sipward/sipward/proxy/binding"
 	"github.com/sipward/sipward/proxy/wire"
 )
 
@@ -75,4 +76,27 @@ func TestStrangersDoNotMakeARegistrarOneOfOneContact(t *testing.T) {
 		}
 		pass(2 * time.Minute)
 	})
+}
+
+// TestOnePhoneDoesNotMakeARegistrarOneOfOneContact: however often it shows it. It goes without itself, so that it is not
+// refused each time it moves where there are no three phones.
+func TestOnePhoneDoesNotMakeARegistrarOneOfOneContact(t *testing.T) {
+	var r registrars
+	for n := range 2 * singleCount {
+		if got := r.takesBack(1, 7); got != (n == 0) {
+			t.Errorf("it takes its Contact back after %d refusals: %v", n, got)
+		}
+		if !r.takesBack(1, 8) {
+			t.Fatalf("nothing is taken back any more after %d refusals", n)
+		}
+		r.refusedBack(1, 7)
+		r.took(1, 7, false)
+	}
+	for phone := range binding.ID(singleCount) {
+		r.refusedBack(1, phone)
+		r.took(1, phone, false)
+	}
+	if r.takesBack(1, 8) {
+		t.Error("three phones have shown nothing")
+	}
 }

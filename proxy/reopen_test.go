@@ -286,3 +286,34 @@ func TestSystemPortIsNotCalledBack(t *testing.T) {
 		}
 	}
 }
+
+// An address behind a NAT, be it that of a carrier (RFC 6598), is not that of the request, and
+// the port next to it is somebody else's there.
+func TestRequestThroughNAT(t *testing.T) {
+	l := started(t, "sip:127.0.0.1:9", nil)
+	for _, test := range []struct {
+		src, via string
+		want     bool
+	}{
+		{"203.0.113.1", "10.0.0.1", true},
+		{"203.0.113.1", "192.168.1.2:5060", true},
+		{"203.0.113.1", "100.64.0.1", true},
+		{"203.0.113.1", "100.127.255.255", true},
+		{"203.0.113.1", "100.128.0.1", false},
+		{"203.0.113.1", "203.0.113.1", false},
+		{"203.0.113.1", "203.0.113.2", false},
+		{"203.0.113.1", "a.example.com", false},
+		{"2001:db8::1", "[fd00::1]", true},
+		{"100.64.0.2", "100.64.0.1", false}, // a network of ours
+		{"100.64.0.2", "10.0.0.1", false},
+		{"10.0.0.2", "100.64.0.1", false},
+		{"127.0.0.1", "10.0.0.1", false},
+	} {
+		m := &wire.Msg{}
+		m.Scan([]byte(crlf(callerOver(test.via, 1))), true)
+		f := l.e.net.Listeners()[0].FlowTo(netip.AddrPortFrom(netip.MustParseAddr(test.src), 40000))
+		if isTranslated(m, f) != test.want {
+			t.Errorf("%s from %s: not %t", test.via, test.src, test.want)
+		}
+	}
+}

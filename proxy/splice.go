@@ -226,11 +226,19 @@ func replyFlow(m *wire.Msg, f transport.Flow) transport.Flow {
 // private address from a public one. Nobody answers at the port of its Via there.
 func isTranslated(m *wire.Msg, f transport.Flow) bool {
 	src := f.Remote().Addr()
-	if src.IsPrivate() || src.IsLoopback() {
+	if isInner(src) || src.IsLoopback() {
 		return false
 	}
 	host, ok := wire.ParseAddr(m.Bytes(m.TopVia.Host))
-	return ok && host.IsPrivate()
+	return ok && isInner(host)
+}
+
+// isInner tells an address that is behind a NAT, seen from outside: of a private network, or
+// between a carrier and its customers (RFC 6598).
+func isInner(a netip.Addr) bool {
+	a = a.Unmap()
+	b := a.As16()
+	return a.IsPrivate() || a.Is4() && b[12] == 100 && b[13]>>6 == 1
 }
 
 // appendVia appends our Via line.

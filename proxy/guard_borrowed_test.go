@@ -188,3 +188,24 @@ func TestBorrowedNonceAmongSeveral(t *testing.T) {
 		}
 	})
 }
+
+// Nobody is talked down to a weaker algorithm than the one that he came with.
+func TestDoubtKeepsTheAlgorithm(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		domain := u.domain
+		for range 20 {
+			u.borrows("fetched", "Authorization")
+		}
+		u.domain = domain
+		for said, want := range map[string]string{
+			``: "MD5", `algorithm=MD5,`: "MD5", `algorithm=SHA-256,`: "SHA-256", `Algorithm="sha-512-256",`: "SHA-512-256",
+			`algorithm=x,`: "MD5", `algorithm="a,b",`: "MD5", `algorithm=MD5,algorithm=SHA-256,`: "MD5",
+		} {
+			u.sends(strings.Replace(u.request("REGISTER", "elsewhere"), "response=", said+"response=", 1))
+			if m := u.get("401 REGISTER"); !strings.Contains(string(m.Buf), ",algorithm="+want+"\r\n") {
+				t.Errorf("%s: %s", said, m.Buf)
+			}
+		}
+	})
+}

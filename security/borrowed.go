@@ -2,6 +2,7 @@ package security
 
 import (
 	"crypto/rand"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -110,8 +111,19 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 	}
 	nonce := rand.Text()
 	g.Auth.Issued(x.Source, []byte(nonce), m.Method, now)
-	v.Header = []byte(header + `: Digest realm="` + string(in.Realm) + `",nonce="` + nonce + `",stale=true,algorithm=MD5` + "\r\n")
+	v.Header = []byte(header + `: Digest realm="` + string(in.Realm) + `",nonce="` + nonce + `",stale=true,algorithm=` + algorithmOf(in) + "\r\n")
 	return true
+}
+
+// algorithmOf is that of credentials: nobody is talked down to a weaker one (RFC 8760). Who
+// comes with one that we do not know is asked for what all know.
+func algorithmOf(c Credentials) string {
+	for _, name := range []string{"SHA-256", "SHA-512-256"} {
+		if strings.EqualFold(name, string(c.Algorithm)) {
+			return name
+		}
+	}
+	return "MD5"
 }
 
 // isQuotable tells whether text can stand between quotes as it is.

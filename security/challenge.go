@@ -11,7 +11,8 @@ import (
 // message and without their quotes; escapes ("\x") are kept.
 type Credentials struct {
 	User, Realm, Nonce []byte
-	ForProxy           bool // of Proxy-Authorization
+	Algorithm          []byte // the first, if there are several; empty = MD5
+	ForProxy           bool   // of Proxy-Authorization
 }
 
 // ReadCredentials reads the Authorization and Proxy-Authorization lines of a request
@@ -99,6 +100,10 @@ func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
 				first, c.User = c.User == nil, value
 			} else if isWord(name, "response") {
 				first, response = response == nil, value
+			}
+		case 9:
+			if c.Algorithm == nil && isWord(name, "algorithm") {
+				c.Algorithm = value
 			}
 		}
 		if !first {

@@ -18,7 +18,7 @@ func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h h
 	} else {
 		w.spliceContacts(m, x, by)
 	}
-	w.takeBack(m, x, w.edge.registrars.takesBack(h.backend.ID(), x.first()))
+	w.takeBack(m, x, h.backend.ID())
 }
 
 // usesPath decides between Path and Contact. What the operator wrote counts; left to
@@ -107,13 +107,13 @@ func (w *scratch) spliceContacts(m *wire.Msg, x *enrolment, by sentBy) {
 // takeBack has the registrar forget what it has for a phone under another URI (RFC 3261
 // 10.2.2), because the phone was somewhere else, or Path and Contact took turns: it would be
 // rung in vain until it expired, as it is where the registrar refuses such requests.
-func (w *scratch) takeBack(m *wire.Msg, x *enrolment, may bool) {
+func (w *scratch) takeBack(m *wire.Msg, x *enrolment, registrar uint32) {
 	for i := range x.contacts {
 		c := &x.contacts[i]
 		if c.shown == "" || x.tells(c.shown, i) {
 			continue
 		}
-		if !may {
+		if !w.edge.registrars.takesBack(registrar, x.first()) {
 			x.wentBare = true
 			return
 		}

@@ -42,7 +42,7 @@ type responseContext struct {
 	call    *dialog.Call      // that this INVITE began; nil otherwise
 	tx      *dialog.Tx        // of a request in a dialog that we know; nil otherwise
 	attempt *security.Attempt // of a request with credentials from outside, until its final answer
-	sentBy  returnAddress     // where responses go when its connection is gone
+	home    returnAddress     // where responses go when its connection is gone
 
 	mu       sync.Mutex
 	up       transport.Flow // where responses go; not arrival where Via asks for another port, or arrival is gone

@@ -63,12 +63,10 @@ func TestRequestsOfTheEdgeDoNotGoWhereAContactSays(t *testing.T) {
 				}
 				defer func() { _ = datagrams.Close() }()
 				contact := fmt.Sprintf(contact, victim.Addr().(*net.TCPAddr).Port)
-				pbx := (&lab{TB: t}).newPeer("PBX1")
-				l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+				l, pbx := startedWithPBX(t, func(c *config.Config) {
 					c.Transaction.T1 = 100e6 // a machine may stall for some seconds before 64*T1 are over
 					c.Timers.SessionTTL, c.Timers.ProbeJitter, c.Timers.ProbeLegs = 4e9, 0, "a"
 				})
-				pbx.lab = l
 				phone := l.dial(1)
 				record := ""
 				if isRecorded {

@@ -167,16 +167,22 @@ func TestDoubtEnds(t *testing.T) {
 	}
 }
 
+// inDoubt is a user whose source has sent as many guesses with borrowed nonces as there may be.
+func (l *lab) inDoubt() *user {
+	u := l.phone.user("1000")
+	domain := u.domain
+	for range 20 {
+		u.borrows("fetched", "Authorization")
+	}
+	u.domain = domain
+	return u
+}
+
 // Who has credentials for a registrar and for a proxy is asked for those in doubt by the
 // header that they are for: the others are held already, and to answer again does not help.
 func TestBorrowedNonceAmongSeveral(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
-		u := l.phone.user("1000")
-		domain := u.domain
-		for range 20 {
-			u.borrows("fetched", "Authorization")
-		}
-		u.domain = domain
+		u := l.inDoubt()
 		u.challenged("REGISTER")
 		const digest = `Digest username="1000",realm="far",nonce="elsewhere",uri="sip:a",response="0123456789abcdef0123456789abcdef"`
 		text := u.request("REGISTER", u.nonce)
@@ -192,12 +198,7 @@ func TestBorrowedNonceAmongSeveral(t *testing.T) {
 // Nobody is talked down to a weaker algorithm than the one that he came with.
 func TestDoubtKeepsTheAlgorithm(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
-		u := l.phone.user("1000")
-		domain := u.domain
-		for range 20 {
-			u.borrows("fetched", "Authorization")
-		}
-		u.domain = domain
+		u := l.inDoubt()
 		for said, want := range map[string]string{
 			``: "MD5", `algorithm=MD5,`: "MD5", `algorithm=SHA-256,`: "SHA-256", `Algorithm="sha-512-256",`: "SHA-512-256",
 			`algorithm=x,`: "MD5", `algorithm="a,b",`: "MD5", `algorithm=MD5,algorithm=SHA-256,`: "MD5",

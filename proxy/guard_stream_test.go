@@ -85,8 +85,7 @@ func (w *wireEnd) ends() {
 func TestFloodOverStreams(t *testing.T) {
 	for _, proto := range []string{"tcp", "tls"} {
 		t.Run(proto, func(t *testing.T) {
-			pbx := (&lab{TB: t}).newPeer("PBX1")
-			l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+			l, _ := startedWithPBX(t, func(c *config.Config) {
 				guarded(c)
 				c.Security.DoSSamplingTimeUnit = seconds(60) // a slow machine takes its time for fifty
 				x := &c.Listen[1]
@@ -95,7 +94,6 @@ func TestFloodOverStreams(t *testing.T) {
 					x.Certificate, x.Key = certificate(t)
 				}
 			})
-			pbx.lab = l
 			must := func(w *wireEnd, err error) *wireEnd {
 				t.Helper()
 				if err != nil {
@@ -148,9 +146,7 @@ func TestFloodOverStreams(t *testing.T) {
 
 // Over a stream no nonce has to prove that a source is who it says.
 func TestWrongPasswordsOverStreams(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), guarded)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, guarded)
 	w, err := l.dialFrom("tcp", "127.0.0.5")
 	if err != nil {
 		t.Fatal(err)
@@ -178,12 +174,10 @@ func TestWrongPasswordsOverStreams(t *testing.T) {
 // What is banned is dropped by the kernel, before it costs a system call, and passes
 // again as soon as the ban is lifted.
 func TestKernelFollowsBans(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, _ := startedWithPBX(t, func(c *config.Config) {
 		guarded(c)
 		c.Security.KernelOffload = "auto"
 	})
-	pbx.lab = l
 	a := l.newPeerAt("A", "127.0.0.11:0")
 	ask := func(n, ms int) *wire.Msg {
 		l.sendUDP(a, l.options(a, n))

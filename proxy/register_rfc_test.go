@@ -333,9 +333,7 @@ func TestAllButNotAll(t *testing.T) {
 func TestPhoneWithoutInstanceComesBack(t *testing.T) {
 	for _, m := range []string{"contact", "path"} {
 		t.Run(m, func(t *testing.T) {
-			pbx := (&lab{TB: t}).newPeer("PBX1")
-			l := started(t, "sip:"+pbx.addr.String(), mode(m, false))
-			pbx.lab = l
+			l, pbx := startedWithPBX(t, mode(m, false))
 			phone := l.mobile(pbx)
 			before := phone.registers("")
 			route := phone.path
@@ -377,12 +375,10 @@ func TestPhoneWithoutInstanceComesBack(t *testing.T) {
 func TestPhoneWithoutInstanceComesBackToLeave(t *testing.T) {
 	for _, m := range []string{"contact", "path"} {
 		t.Run(m, func(t *testing.T) {
-			pbx := (&lab{TB: t}).newPeer("PBX1")
-			l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+			l, pbx := startedWithPBX(t, func(c *config.Config) {
 				mode(m, false)(c)
 				c.Registration.ClosedGrace = config.Duration(5 * time.Minute)
 			})
-			pbx.lab = l
 			phone := l.mobile(pbx)
 			before := phone.registers("")
 			_ = phone.reconnects().Close()
@@ -511,9 +507,7 @@ func TestExtensionsPass(t *testing.T) {
 // TestManyUsersOnOneConnection: an SBC or a phone with two lines. One that leaves takes nobody
 // along, and its end is theirs.
 func TestManyUsersOnOneConnection(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, mode("contact", false))
 	sbc := l.mobile(pbx)
 	shown := map[string]string{}
 	for i := range 40 {

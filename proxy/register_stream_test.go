@@ -88,9 +88,7 @@ func TestCallToAClosedConnectionFailsAtOnce(t *testing.T) {
 		}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			pbx := (&lab{TB: t}).newPeer("PBX1")
-			l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
-			pbx.lab = l
+			l, pbx := startedWithPBX(t, mode("contact", false))
 			m := l.mobile(pbx)
 			before := m.registers(instance)
 			if strings.Contains(before, "transport=tcp") {
@@ -143,12 +141,10 @@ func (l *lab) oneLine(text string) []string {
 
 // TestNewerConnectionWins: the end of the old one comes late, and harms nobody.
 func TestNewerConnectionWins(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
 		mode("contact", false)(c)
 		c.Registration.ClosedGrace = config.Duration(20 * time.Millisecond)
 	})
-	pbx.lab = l
 	m := l.mobile(pbx)
 	before := m.registers(instance)
 	old := m.reconnects()
@@ -186,9 +182,7 @@ func TestNewerConnectionWins(t *testing.T) {
 // TestDialogFollowsThePhone: in a call that runs, requests of the PBX go to the connection
 // that the phone has registered over since.
 func TestDialogFollowsThePhone(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), mode("contact", false))
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, mode("contact", false))
 	m := l.mobile(pbx)
 	uri := m.registers(instance)
 	c := pbx.callsTo(uri, "")
@@ -243,13 +237,11 @@ func TestSilentBrowserIsGivenUp(t *testing.T) {
 // silentBrowser answers five pings and then no more; false when it was closed before.
 func silentBrowser(t *testing.T, interval time.Duration) (wasHeard bool) {
 	t.Helper()
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
 		mode("contact", false)(c)
 		c.Registration.Ping, c.Registration.PingInterval = "options", config.Duration(interval)
 		c.Listen = append(c.Listen, config.Listener{Address: "ws:127.0.0.1:0", Proto: "ws", Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	})
-	pbx.lab = l
 	w := l.dial(2)
 	if _, err := io.WriteString(w.conn, "GET / HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: sip\r\n\r\n"); err != nil {
 		t.Fatal(err)

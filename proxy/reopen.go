@@ -46,7 +46,7 @@ func returnAddressOf(m *wire.Msg, f transport.Flow) (a returnAddress) {
 // reopen sends a response that could not be sent on a connection, because that is gone, on
 // another one. It is false when the response is lost.
 func (c *responseContext) reopen(w *scratch, gone transport.Flow, b []byte) bool {
-	if c.sentBy.port == 0 {
+	if c.home.port == 0 {
 		return false
 	}
 	c.mu.Lock()
@@ -70,7 +70,7 @@ func (c *responseContext) reopen(w *scratch, gone transport.Flow, b []byte) bool
 // that of a gateway of ours: it writes most of what would be sent there.
 func (c *responseContext) connectBackLocked(gone transport.Flow) (transport.Flow, bool) {
 	e, snap := c.edge, c.edge.snap.Load()
-	to := resolve.Target{Proto: gone.Proto(), Addr: netip.AddrPortFrom(gone.Remote().Addr(), c.sentBy.port), ServerName: c.sentBy.host}
+	to := resolve.Target{Proto: gone.Proto(), Addr: netip.AddrPortFrom(gone.Remote().Addr(), c.home.port), ServerName: c.home.host}
 	if b := snap.member(to.Addr); b != nil {
 		for _, t := range b.Targets() {
 			if t.Addr.Addr() == to.Addr.Addr() {

@@ -40,9 +40,7 @@ func TestResponseReopensItsConnection(t *testing.T) {
 		"name of another": "victim.example.com",
 	} {
 		t.Run(name, func(t *testing.T) {
-			pbx := (&lab{TB: t}).newPeer("PBX1")
-			l := started(t, "sip:"+pbx.addr.String(), nil)
-			pbx.lab = l
+			l, pbx := startedWithPBX(t, nil)
 			ln := listenTCP(t)
 			phone := l.dial(1)
 			phone.sends(callerOver(fmt.Sprintf("%s:%d;rport", host, portOf(ln)), 1))
@@ -75,9 +73,7 @@ func TestResponseReopensItsConnection(t *testing.T) {
 
 // A 2xx comes again and again (16.7 step 5); a peer outside has one attempt all the same.
 func TestResponseReopensItsConnectionOnce(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), nil)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, nil)
 	ln := listenTCP(t)
 	phone := l.dial(1)
 	phone.sends(callerOver(ln.Addr().String(), 1))
@@ -101,9 +97,7 @@ func TestResponseReopensItsConnectionOnce(t *testing.T) {
 // All peers outside together have a few connections opened in a second.
 func TestReopenedConnectionsAreRare(t *testing.T) {
 	const calls = 3 * reopensPerSecond
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), nil)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, nil)
 	phone := l.dial(1)
 	var invites []*wire.Msg
 	for i := range calls {
@@ -144,9 +138,7 @@ func TestResponseReopensTheConnectionOfANode(t *testing.T) {
 
 // The response to a CANCEL that has no transaction goes over an open connection or nowhere.
 func TestStatelessResponseOpensNothing(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), nil)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, nil)
 	ln := listenTCP(t)
 	phone := l.dial(1)
 	cancel := strings.ReplaceAll(callerOver(ln.Addr().String(), 1), "INVITE", "CANCEL")
@@ -166,11 +158,9 @@ func TestStatelessResponseOpensNothing(t *testing.T) {
 
 // Nobody opens a connection to a browser.
 func TestBrowserIsNotCalledBack(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
 		c.Listen = append(c.Listen, config.Listener{Address: "ws:127.0.0.1:0", Proto: "ws", Bind: netip.MustParseAddrPort("127.0.0.1:0")})
 	})
-	pbx.lab = l
 	ln := listenTCP(t)
 	tab := l.dial(2)
 	tab.sends("GET / HTTP/1.1\nHost: edge\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nSec-WebSocket-Version: 13\nSec-WebSocket-Protocol: sip\n\n")
@@ -198,13 +188,11 @@ func TestBrowserIsNotCalledBack(t *testing.T) {
 func TestStrangerIsNotCalledBackOverTLS(t *testing.T) {
 	cert, key := certificate(t)
 	own := &tls.Config{Certificates: []tls.Certificate{readPair(t, cert, key)}}
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
 		c.Listen = append(c.Listen, config.Listener{
 			Address: "tls:127.0.0.1:0", Proto: "tls", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Certificate: cert, Key: key,
 		})
 	})
-	pbx.lab = l
 	ln := listenTCP(t)
 	raw := l.dial(2)
 	phone := l.wireEnd(tls.Client(raw.conn, &tls.Config{InsecureSkipVerify: true}))
@@ -255,7 +243,7 @@ func TestReturnAddressIsBounded(t *testing.T) {
 		}
 		phone.sends(strings.Replace(callerOver(test.via, 1), "SIP/2.0/TCP", "SIP/2.0/"+test.proto, 1))
 		phone.get("100 INVITE")
-		if a := l.context().sentBy; a.port != test.port || len(a.host) != test.name {
+		if a := l.context().home; a.port != test.port || len(a.host) != test.name {
 			t.Errorf("%s %.20s: port %d, a name of %d bytes", test.proto, test.via, a.port, len(a.host))
 		}
 	}
@@ -264,9 +252,7 @@ func TestReturnAddressIsBounded(t *testing.T) {
 // Services of a system are called by nobody outside: who comes through a gateway of ours has
 // the address of that, and writes most of a response.
 func TestSystemPortIsNotCalledBack(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), nil)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, nil)
 	for i, port := range []int{1023, 25, 1024} {
 		phone := l.dial(1)
 		phone.sends(callerOver(fmt.Sprintf("127.0.0.1:%d", port), i))

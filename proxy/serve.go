@@ -97,7 +97,7 @@ func (e *Edge) open(w *scratch, p *transport.Packet, snap *snapshot, r route, no
 	}
 	c := &responseContext{
 		edge: e, snap: snap, method: m.Method, cseq: m.CSeq, loop: e.loopHash(m),
-		up: replyFlow(m, p.Flow), sentBy: returnAddressOf(m, p.Flow), source: p.Flow.Remote(), arrival: p.Flow, route: r,
+		up: replyFlow(m, p.Flow), home: returnAddressOf(m, p.Flow), source: p.Flow.Remote(), arrival: p.Flow, route: r,
 		server: transaction.NewMachine(kind, p.Flow.Proto().Reliable()),
 		req:    append([]byte(nil), m.Buf...),
 	}

@@ -46,39 +46,21 @@ var failures = []struct {
 		l.pbx[0].skip()
 		l.pbx[1].answers(second, 180, "z")
 		l.phone.get("180 INVITE")
-		c.sends("CANCEL")
-		l.phone.get("200 CANCEL")
+		c.cancels()
 		l.pbx[1].answers(l.pbx[1].get("CANCEL"), 200, "z")
 		l.pbx[1].answers(second, 487, "z")
 		l.pbx[1].get("ACK")
 		return first
 	}},
-	{"486 of the same node", 486, 1, false, "rejected", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 486, "z")
-		l.pbx[0].get("ACK")
-		return m
-	}},
+	{"486 of the same node", 486, 1, false, "rejected", refuses(486)},
 	{"486 of the same dialog", 486, 1, false, "rejected", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 180, "b")
-		l.phone.get("180 INVITE")
+		m := c.rings()
 		l.pbx[0].answers(m, 486, "b")
 		l.pbx[0].get("ACK")
 		return m
 	}},
-	{"a challenge", 401, 1, false, "", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 401, "z")
-		l.pbx[0].get("ACK")
-		return m
-	}},
-	{"a redirection", 302, 1, false, "rejected", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 302, "z")
-		l.pbx[0].get("ACK")
-		return m
-	}},
+	{"a challenge", 401, 1, false, "", refuses(401)},
+	{"a redirection", 302, 1, false, "rejected", refuses(302)},
 	{"our 408 after silence", 408, 1, false, "timeout", func(l *lab, c *call) *wire.Msg {
 		m := l.pbx[0].get("INVITE")
 		pass(32100 * time.Millisecond)
@@ -86,35 +68,51 @@ var failures = []struct {
 		return m
 	}},
 	{"the caller's CANCEL and a 487", 487, 1, false, "cancel", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 180, "b")
-		l.phone.get("180 INVITE")
-		c.sends("CANCEL")
-		l.phone.get("200 CANCEL")
+		m := c.rings()
+		c.cancels()
 		l.pbx[0].answers(l.pbx[0].get("CANCEL"), 200, "b")
 		l.pbx[0].answers(m, 487, "b")
 		l.pbx[0].get("ACK")
 		return m
 	}},
 	{"the caller's CANCEL, which was ignored", 487, 1, false, "cancel", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 180, "b")
-		l.phone.get("180 INVITE")
-		c.sends("CANCEL")
-		l.phone.get("200 CANCEL")
+		m := c.rings()
+		c.cancels()
 		l.pbx[0].get("CANCEL")
 		pass(33 * time.Second)
 		l.pbx[0].skip()
 		return m
 	}},
 	{"max_ring_duration, and the CANCEL was ignored", 408, 1, false, "max_ring_duration", func(l *lab, c *call) *wire.Msg {
-		m := l.pbx[0].get("INVITE")
-		l.pbx[0].answers(m, 180, "b")
-		l.phone.get("180 INVITE")
+		m := c.rings()
 		pass(93 * time.Second)
 		l.pbx[0].skip()
 		return m
 	}},
+}
+
+// refuses is a node that says no.
+func refuses(status int) func(*lab, *call) *wire.Msg {
+	return func(l *lab, _ *call) *wire.Msg {
+		m := l.pbx[0].get("INVITE")
+		l.pbx[0].answers(m, status, "z")
+		l.pbx[0].get("ACK")
+		return m
+	}
+}
+
+// rings takes the INVITE to the first node, which rings.
+func (c *call) rings() (inv *wire.Msg) {
+	pbx := c.from.lab.pbx[0]
+	inv = pbx.get("INVITE")
+	pbx.answers(inv, 180, "b")
+	c.from.get("180 INVITE")
+	return inv
+}
+
+func (c *call) cancels() {
+	c.sends("CANCEL")
+	c.from.get("200 CANCEL")
 }
 
 // late is a call that failed and is answered all the same.

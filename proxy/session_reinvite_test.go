@@ -512,12 +512,10 @@ func TestG30BrowserIsAskedByOptionsOnly(t *testing.T) {
 // A leg on a connection is asked on that connection. When it is gone, that is no
 // proof of death: the leg is asked until the deadline.
 func TestG31ProbesOnAConnection(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), func(c *config.Config) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
 		c.Transaction.T1 = 100e6 // a machine may stall for some seconds before 64*T1 are over
 		c.Timers.SessionTTL, c.Timers.ProbeJitter, c.Timers.ProbeLegs = 4e9, 0, "a"
 	})
-	pbx.lab = l
 	phone := l.dial(1)
 	tcp := func(method string, cseq int, uri, route, toTag, lines string) string {
 		return fmt.Sprintf("%s %s SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bKg31%s\n%sMax-Forwards: 70\nFrom: <sip:alice@example.org>;tag=ta\nTo: <sip:bob@example.org>%s\nCall-ID: g31\nCSeq: %d %s\n%sContent-Length: 0\n\n",

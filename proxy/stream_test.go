@@ -44,6 +44,15 @@ func started(t *testing.T, b string, change func(*config.Config)) *lab {
 	return l
 }
 
+// startedWithPBX is started in front of a PBX that the test plays, over UDP.
+func startedWithPBX(t *testing.T, change func(*config.Config)) (l *lab, pbx *peer) {
+	t.Helper()
+	pbx = (&lab{TB: t}).newPeer("PBX1")
+	l = started(t, "sip:"+pbx.addr.String(), change)
+	pbx.lab = l
+	return l, pbx
+}
+
 // A wireEnd is one end of a TCP connection of a peer.
 type wireEnd struct {
 	lab  *lab
@@ -148,9 +157,7 @@ func TestBridgeAddsContentLength(t *testing.T) {
 		}
 	})
 	t.Run("response", func(t *testing.T) {
-		pbx := (&lab{TB: t}).newPeer("PBX1")
-		l := started(t, "sip:"+pbx.addr.String(), nil)
-		pbx.lab = l
+		l, pbx := startedWithPBX(t, nil)
 		phone := l.dial(1)
 		phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
 		phone.get("100 INVITE")
@@ -196,9 +203,7 @@ func TestConnectionClosedWhileWaiting(t *testing.T) {
 // A response whose connection is gone, and cannot be opened again, is lost: the edge must
 // survive that.
 func TestCallerGone(t *testing.T) {
-	pbx := (&lab{TB: t}).newPeer("PBX1")
-	l := started(t, "sip:"+pbx.addr.String(), nil)
-	pbx.lab = l
+	l, pbx := startedWithPBX(t, nil)
 	phone := l.dial(1)
 	phone.sends("INVITE sip:bob@example.org SIP/2.0\nVia: SIP/2.0/TCP 10.0.0.1:9;branch=z9hG4bK1\nFrom: <sip:a@b>;tag=a\nTo: <sip:b@c>\nCall-ID: 1\nCSeq: 1 INVITE\nContent-Length: 0\n\n")
 	phone.get("100 INVITE")

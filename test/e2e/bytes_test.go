@@ -235,7 +235,7 @@ var torture = map[string]fate{
 func TestTortureMessages(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
-			h := newHop(t, network, settings{probe: ignorant, top: "limits: { message_timeout: 1 }\nregistration: { mode: path }\n"})
+			h := newHop(t, network, settings{probe: ignorant, limits: "message_timeout: 1", top: "registration: { mode: path }\n"})
 			files, err := filepath.Glob("testdata/rfc4475/*.dat")
 			if err != nil || len(files) != len(torture) {
 				t.Fatalf("%d messages for %d entries, %v", len(files), len(torture), err)

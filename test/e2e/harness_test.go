@@ -73,6 +73,7 @@ type settings struct {
 	backends []string // SIP URIs, or whole YAML list items
 	pool     string   // further keys of the pool, indented by four
 	top      string   // further top-level keys
+	limits   string   // keys of that section
 	security string   // keys of that section; default: those of a laboratory, where one user calls another all the time
 	probe    string   // default: no probes
 }
@@ -102,11 +103,9 @@ func (s settings) yaml() string {
 		s.security = "kernel_offload: off, " + s.security
 	}
 	fmt.Fprintf(&b, "security: { %s }\n", s.security)
-	if !strings.Contains(s.top, "limits: { ") {
-		s.top += "limits: { }\n" // filled below
-	}
 	// A busy test machine must not be taken for an overloaded edge.
-	b.WriteString(strings.Replace(s.top, "limits: { ", "limits: { queue_delay: 0, ", 1))
+	fmt.Fprintf(&b, "limits: { queue_delay: 0, %s }\n", s.limits)
+	b.WriteString(s.top)
 	return b.String()
 }
 

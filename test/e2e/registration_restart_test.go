@@ -133,7 +133,7 @@ func TestPhonesComeBackPaced(t *testing.T) {
 	yaml := func(accepts int) string {
 		return settings{
 			listen: []string{"udp:" + addr.String(), "tcp:" + addr.String()}, backends: []string{pbx.URI("")}, security: strangers + "loop_enable: no",
-			top: fmt.Sprintf("lab: yes\nstate_file: %q\nlimits: { accept_rate: %d }\n", state, accepts),
+			limits: fmt.Sprintf("accept_rate: %d", accepts), top: fmt.Sprintf("lab: yes\nstate_file: %q\n", state),
 		}.yaml()
 	}
 	edge := siptest.StartEdge(t, yaml(10*rate))

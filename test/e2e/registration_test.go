@@ -35,10 +35,10 @@ type office struct {
 
 func newOffice(t *testing.T, o siptest.RegistrarOptions, top string) *office {
 	t.Helper()
-	return newOfficeAt(t, freeAddr(t), o, top)
+	return newOfficeAt(t, freeAddr(t), o, settings{top: top})
 }
 
-func newOfficeAt(t *testing.T, addr netip.AddrPort, o siptest.RegistrarOptions, top string) *office {
+func newOfficeAt(t *testing.T, addr netip.AddrPort, o siptest.RegistrarOptions, s settings) *office {
 	t.Helper()
 	o.Address = at(nodeA)
 	r, err := siptest.NewRegistrar(o)
@@ -55,9 +55,8 @@ func newOfficeAt(t *testing.T, addr netip.AddrPort, o siptest.RegistrarOptions, 
 		t.Fatalf("the registrar is at %s", r.URI())
 	}
 	f := &office{t: t, addr: addr, registrar: r, caller: keep(t)(siptest.DialRawFrom("udp", at(nodeB), there, nil))}
-	f.yaml = settings{
-		listen: []string{"udp:" + addr.String(), "tcp:" + addr.String()}, backends: []string{r.URI()}, top: quick + top,
-	}.yaml()
+	s.listen, s.backends, s.top = []string{"udp:" + addr.String(), "tcp:" + addr.String()}, []string{r.URI()}, quick+s.top
+	f.yaml = s.yaml()
 	f.edge = siptest.StartEdge(t, f.yaml)
 	return f
 }
@@ -368,7 +367,7 @@ func TestSilentPhoneIsFoundDead(t *testing.T) {
 
 	const unacked = time.Second
 	o := newOfficeAt(t, netip.MustParseAddrPort("198.51.100.1:5060"), siptest.RegistrarOptions{},
-		"registration: { closed_grace: 60 }\nlimits: { keepalive_idle: 1, unacked_timeout: 1 }\n")
+		settings{limits: "keepalive_idle: 1, unacked_timeout: 1", top: "registration: { closed_grace: 60 }\n"})
 	dial := func(user string) *extension {
 		return o.extension(keep(t)(street.DialRaw("tcp", at(phone), o.addr, nil)), user)
 	}

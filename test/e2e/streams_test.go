@@ -181,7 +181,8 @@ func TestIdleConnectionsTakeLittle(t *testing.T) {
 			edge := siptest.StartEdge(t, settings{
 				listen:   []string{listener(t, test.network, addr, certificate(t))},
 				backends: []string{siptest.URI("", freeAddr(t), "udp")},
-				top:      "limits: { max_connections: 20000, accept_rate: 100000 }\nlog: { requests: no, replies: no }\n",
+				limits:   "max_connections: 20000, accept_rate: 100000",
+				top:      "log: { requests: no, replies: no }\n",
 			}.yaml())
 			before := residentBytes(t, edge.PID())
 			began := time.Now()
@@ -337,7 +338,7 @@ func TestStalledConnectionsDelayNobody(t *testing.T) {
 	o := settings{
 		listen:   []string{"udp:" + freeAddr(t).String()},
 		backends: []string{registrar.URI()},
-		top:      fmt.Sprintf("limits: { handshake_timeout: %v, message_timeout: %v }\n", handshakeTime.Seconds(), messageTime.Seconds()),
+		limits:   fmt.Sprintf("handshake_timeout: %v, message_timeout: %v", handshakeTime.Seconds(), messageTime.Seconds()),
 	}
 	networks := []string{"tcp", "tls", "ws", "wss"}
 	for _, network := range networks {

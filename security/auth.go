@@ -252,8 +252,12 @@ func (a *Auth) Answered(at *Attempt, now time.Duration) bool {
 	}
 	a.nonceMu.Lock()
 	defer a.nonceMu.Unlock()
-	t := a.issued.peek(issue{at.Nonce, at.Source, at.Method})
-	return t != nil && now-*t <= nonceLife
+	return a.wasIssuedLocked(issue{at.Nonce, at.Source, at.Method}, now)
+}
+
+func (a *Auth) wasIssuedLocked(i issue, now time.Duration) bool {
+	at := a.issued.peek(i)
+	return at != nil && now-*at <= nonceLife
 }
 
 // proves tells whether nobody but its source can have sent the attempt.

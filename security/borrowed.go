@@ -70,7 +70,7 @@ func (a *Auth) Holds(s Source, nonce []byte, now time.Duration) bool {
 	a.nonceMu.Lock()
 	defer a.nonceMu.Unlock()
 	for method := wire.UnknownMethod; method <= wire.UPDATE; method++ {
-		if at := a.issued.peek(issue{n, s, method}); at != nil && now-*at <= nonceLife {
+		if a.wasIssuedLocked(issue{n, s, method}, now) {
 			return true
 		}
 	}

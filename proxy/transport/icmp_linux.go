@@ -42,7 +42,9 @@ func (s *udpSocket) readErrors(in *inbox) {
 	}
 	defer s.release()
 	for !s.isClosed.Load() {
+		s.errorQueue.Lock()
 		n, e := in.receive(uintptr(s.fd), unix.MSG_ERRQUEUE)
+		s.errorQueue.Unlock()
 		if e == unix.EAGAIN {
 			return
 		}

@@ -49,6 +49,7 @@ type udpSocket struct {
 
 	errorsDue     atomic.Bool // somebody saw an error that says there is something in the error queue
 	errorsHandled atomic.Bool // a goroutine is at it
+	errorQueue    sync.Mutex  // held to take one error out, and by a send that the errors hold up; never over the handler
 
 	drops      sync.Mutex
 	dropped    atomic.Uint32 // the kernel's count of drops as of the last look; written under drops
@@ -440,16 +441,9 @@ func (s *udpSocket) send(from *source, to netip.AddrPort, b []byte) error {
 	if !s.acquire() {
 		return ErrClosed
 	}
-	var e unix.Errno
-	for range sendTries {
-		e = s.sendOnce(from, to, b)
-		if e == unix.EINTR {
-			continue
-		}
-		if e == 0 || !isPending(e) {
-			break
-		}
-		s.noteErrors()
+	e := s.sendOnce(from, to, b)
+	if e == unix.EINTR || isPending(e) {
+		e = s.sendAgain(from, to, b)
 	}
 	s.release()
 	if e == 0 {
@@ -459,6 +453,21 @@ func (s *udpSocket) send(from *source, to netip.AddrPort, b []byte) error {
 		s.count.oversize.Add(1)
 	} else {
 		s.count.sendErrors.Add(1)
+	}
+	return e
+}
+
+// sendAgain tries until the errors of others are out of the way. Whoever takes an error out of the queue makes the kernel
+// show the next one to the next send (sock_dequeue_err_skb), faster than a send can step over them: they wait meanwhile.
+func (s *udpSocket) sendAgain(from *source, to netip.AddrPort, b []byte) (e unix.Errno) {
+	defer s.noteErrors() // the last, when none of the errors that were stepped over can be missed
+	s.errorQueue.Lock()
+	defer s.errorQueue.Unlock()
+	for range sendTries {
+		e = s.sendOnce(from, to, b)
+		if e != unix.EINTR && !isPending(e) {
+			break
+		}
 	}
 	return e
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -83,9 +84,9 @@ func TestClosedPortIsReportedWithWhatWasSent(t *testing.T) {
 
 // While one backend answers with ICMP errors, nothing that goes to another one or comes from it is lost.
 func TestPendingErrorsLoseNothing(t *testing.T) {
-	const all = 2000
+	const all, senders = 2000, 4
 	r := newRecorder()
-	r.unreachable = make(chan unreached, 2*all)
+	r.unreachable = make(chan unreached, senders*all)
 	r.onReceive = func(*Packet) {}
 	l := start(t, Options{Readers: 1}, r, spec("udp 127.0.0.1:0"))
 	gone := udpPeer(t, "127.0.0.1:0")
@@ -93,13 +94,17 @@ func TestPendingErrorsLoseNothing(t *testing.T) {
 	_ = gone.Close()
 	peer := udpPeer(t, "127.0.0.1:0")
 	live := l.Listeners()[0].FlowTo(addrOf(peer))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for range all {
-			_ = dead.Send([]byte("to nobody"))
-		}
-	}()
+	var sending sync.WaitGroup
+	for range senders {
+		sending.Go(func() {
+			for i := range all {
+				if err := dead.Send([]byte("to nobody")); err != nil {
+					t.Error(i, err)
+					return
+				}
+			}
+		})
+	}
 	b := make([]byte, 100)
 	for i := range all {
 		if err := live.Send([]byte("to the living")); err != nil {
@@ -109,7 +114,7 @@ func TestPendingErrorsLoseNothing(t *testing.T) {
 			t.Fatal(i, err)
 		}
 	}
-	<-done
+	sending.Wait()
 	next(t, r.unreachable)
 	if s := l.Stats(); s.SendErrors != 0 || s.ReadErrors != 0 {
 		t.Errorf("%+v", s)

@@ -208,7 +208,8 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 	}
 	d.copied = now
 	if d.state != early {
-		d.copyLocked(fx)
+		d.copyLocked(fx, now)
+		c.settleLocked(fx, now)
 		return g.InsertSE, true
 	}
 	if c.answered == 0 {

@@ -216,6 +216,9 @@ func (d *Dialog) ackLocked(from Leg, m *wire.Msg, now time.Duration) {
 // seenLocked: a message of the caller came through us, so that it does follow our
 // Record-Route and may be sent requests of our own again (spec D, E.4).
 func (d *Dialog) seenLocked(from Leg, now time.Duration) {
+	if from == A && d.late && d.state == waitsForAck {
+		d.claimedLocked(now)
+	}
 	if from != A || !d.noAck && !d.bypassed {
 		return
 	}
@@ -293,9 +296,7 @@ func (d *Dialog) dueLocked() time.Duration {
 	if d.state == waitsForAck && !d.doubted && !d.noAck && !d.bypassed {
 		due = timers.Sooner(due, d.answered+c.policy.AckWait)
 	}
-	if d.state == waitsForAck && d.late {
-		due = timers.Sooner(due, d.answered+c.patience())
-	}
+	due = timers.Sooner(due, d.declineByLocked())
 	if d.expires != 0 {
 		due = timers.Sooner(due, d.expires+expiryGrace)
 	}

@@ -12,11 +12,29 @@ import (
 // hung up on another fork. Such a 2xx goes on to the caller as long as there is a
 // transaction for it (RFC 3261 16.7 step 5), which may acknowledge it and talk. If it
 // does not, nobody but the edge can end the callee's call, and does, as a UAC that does
-// not want an answer: by ACK and BYE (13.2.2.4).
+// not want an answer: by ACK and BYE (13.2.2.4). Its ACK may go past us: what shows that
+// there is none are the copies of the 2xx, as with any other answer (spec E.4).
 
 // patience is how long a caller that has its failure may take to acknowledge a 2xx, of
 // which it gets a copy every now and then.
 func (c *Call) patience() time.Duration { return 16 * c.policy.T1 }
+
+// declineByLocked is when a callee that repeats its 2xx is not made to wait any longer,
+// 0 = it is quiet, so that it may have its ACK, or has it. It repeats it every 8*T1 at
+// least; from ack_timeout on it has given up, and both are asked.
+func (d *Dialog) declineByLocked() time.Duration {
+	by := d.answered + d.call.patience()
+	if d.state != waitsForAck || !d.late || d.copied < by-8*d.call.policy.T1 || d.copied >= d.answered+d.call.policy.AckWait {
+		return 0
+	}
+	return by
+}
+
+// isUnclaimedLocked says whether the caller had its time.
+func (d *Dialog) isUnclaimedLocked(now time.Duration) bool {
+	by := d.declineByLocked()
+	return by != 0 && now >= by
+}
 
 // Refuse takes a 2xx to the INVITE that must not be passed on, because its client
 // transaction is over (RFC 6026 8.9). Its callee is hung up on at once; a copy of an
@@ -28,7 +46,7 @@ func (c *Call) Refuse(fx *Effects, m *wire.Msg, now time.Duration) {
 	switch {
 	case d == nil:
 	case d.answered != 0:
-		d.copyLocked(fx)
+		d.copyLocked(fx, now)
 		return
 	case c.answered == 0 && !c.failed: // it rings over another transaction, by which it may answer
 		return
@@ -65,9 +83,12 @@ func (d *Dialog) declineLocked(fx *Effects, now time.Duration) {
 
 // copyLocked takes a copy of a 2xx: where the edge has hung up in place of the caller,
 // it acknowledges in its place.
-func (d *Dialog) copyLocked(fx *Effects) {
-	if d.state == terminating && d.late {
+func (d *Dialog) copyLocked(fx *Effects, now time.Duration) {
+	switch {
+	case d.state == terminating && d.late:
 		d.acknowledgeLocked(fx)
+	case d.isUnclaimedLocked(now):
+		d.declineLocked(fx, now)
 	}
 }
 
@@ -81,8 +102,8 @@ func (d *Dialog) acknowledgeLocked(fx *Effects) {
 	}
 }
 
-// claimedLocked: the caller takes the answer all the same. Its failure has its record
-// already, so what begins now is a call of its own.
+// claimedLocked: the caller takes the answer, all the same if it is a late one. Its failure
+// has its record already, so what begins now is a call of its own.
 func (d *Dialog) claimedLocked(now time.Duration) {
 	c := d.call
 	if d.late = false; !c.failed {

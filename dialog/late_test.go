@@ -156,7 +156,12 @@ func TestRestartAmidALateAnswer(t *testing.T) {
 			n.over(ByBYE)
 			continue
 		}
+		n.pass(30 * second) // copies find no transaction any more, so that both are asked
+		n.quiet()
 		n.pass(8 * second)
+		n.done(n.next(B, wire.OPTIONS), 200, "", "")
+		n.pass(0)
+		n.done(n.next(A, wire.OPTIONS), 481, "", "")
 		if a := n.next(B, wire.BYE); !strings.Contains(string(a.Rest), "answered too late") {
 			t.Errorf("%s", a.Rest)
 		}
@@ -166,6 +171,88 @@ func TestRestartAmidALateAnswer(t *testing.T) {
 		n.empty()
 		if s := n.s.Stats(n.now); len(n.ended) != 0 || s.Concurrent != 0 || s.Ringing != 0 || s.Attempts != 0 {
 			t.Errorf("%+v, %+v", n.ended, s)
+		}
+	}
+}
+
+// TestLateAnswerThatIsAcknowledgedPastUs: the callee is quiet, so somebody talks to it, and the call ends as any other whose
+// caller ignores our Record-Route. One that goes on to repeat its answer is talked to by nobody.
+func TestLateAnswerThatIsAcknowledgedPastUs(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		copies []time.Duration // in milliseconds after the answer
+		hungUp time.Duration   // 0 = not
+	}{
+		{"acknowledged at once", nil, 0},
+		{"acknowledged after a few copies", []time.Duration{500, 1500, 3500}, 0},
+		{"never", []time.Duration{500, 1500, 3500, 7500}, 8000},
+		{"never, and copies are lost", []time.Duration{500, 15500}, 15500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			l.invites(labTimer)
+			l.fails()
+			answered := l.now
+			l.answers("tb", "")
+			for _, at := range c.copies {
+				l.until(answered + at*time.Millisecond)
+				l.quiet()
+				l.answers("tb", "")
+			}
+			if c.hungUp != 0 {
+				l.until(answered + c.hungUp*time.Millisecond)
+				if a := l.next(B, wire.BYE); !strings.Contains(string(a.Rest), "answered too late") {
+					t.Errorf("%s", a.Rest)
+				}
+				l.next(B, wire.ACK)
+				l.pass(400 * second)
+				l.empty()
+				return
+			}
+			l.until(answered + 7199*second)
+			l.quiet()
+			if s := l.s.Stats(l.now); s.Concurrent != 1 || s.Ringing != 0 {
+				t.Errorf("%+v", s)
+			}
+			l.pass(2 * second)
+			for len(l.acts) > 0 {
+				a := l.acts[0]
+				l.acts = l.acts[1:]
+				l.done(a, 200, "", "")
+			}
+			l.pass(200 * second)
+			l.empty()
+			if len(l.ended) != 2 || l.ended[1].Reason != NoTimerDuration {
+				t.Errorf("records: %+v", l.ended)
+			}
+		})
+	}
+}
+
+// TestLateAnswerWhoseCallerIsHeard: its ACK went past us, what it asks next does not.
+func TestLateAnswerWhoseCallerIsHeard(t *testing.T) {
+	for _, method := range []string{"INFO", "BYE"} {
+		l := newLab(t)
+		l.invites("")
+		l.fails()
+		l.answers("tb", "")
+		l.pass(5 * second)
+		l.answers("tb", "") // crosses the ACK
+		l.does(A, method, 2, 200)
+		l.pass(600 * second)
+		l.quiet()
+		if method == "BYE" {
+			l.empty()
+			continue
+		}
+		if s := l.s.Stats(l.now); s.Concurrent != 1 || s.Ringing != 0 {
+			t.Errorf("%+v", s)
+		}
+		l.does(A, "BYE", 3, 200)
+		l.pass(600 * second)
+		l.empty()
+		if len(l.ended) != 2 || l.ended[1].Reason != ByBYE {
+			t.Errorf("records: %+v", l.ended)
 		}
 	}
 }

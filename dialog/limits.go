@@ -132,7 +132,7 @@ func (d *Dialog) expireLocked(fx *Effects, pace *timers.Pace, now time.Duration)
 		}
 	}
 	if d.state == waitsForAck {
-		if d.late && now >= d.answered+c.patience() {
+		if d.isUnclaimedLocked(now) {
 			d.declineLocked(fx, now)
 			return
 		}
@@ -174,11 +174,12 @@ func (d *Dialog) ackOverdueLocked(fx *Effects, now time.Duration) {
 	}
 	if c.noInject || d.copied+c.linger()/2 < d.answered+c.policy.AckWait {
 		d.bypassed, d.expires = true, 0 // refreshes would not be seen either
+		d.claimedLocked(now)
 		return
 	}
 	d.doubted = true
 	if !d.canAskLocked(B) {
-		d.unacknowledgedLocked(fx, B)
+		d.unacknowledgedLocked(fx, B, now)
 		return
 	}
 	d.leg[B].probeAt = now

@@ -547,7 +547,7 @@ func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now
 			d.leg[A].probeAt = now
 			return
 		}
-		d.unacknowledgedLocked(fx, l)
+		d.unacknowledgedLocked(fx, l, now)
 	case class == timers.ClassDead || x.failures > 0:
 		d.terminateLocked(fx, AckMissing, now)
 	default:
@@ -558,8 +558,9 @@ func (d *Dialog) doubtAnsweredLocked(fx *Effects, l Leg, class timers.Class, now
 
 // unacknowledgedLocked: no ACK came, and nothing more is to be learnt. Nothing is
 // injected any more, no_timer_call_duration applies.
-func (d *Dialog) unacknowledgedLocked(fx *Effects, l Leg) {
+func (d *Dialog) unacknowledgedLocked(fx *Effects, l Leg, now time.Duration) {
 	d.doubted, d.noAck, d.expires = false, true, 0
+	d.claimedLocked(now)
 	d.noteLocked(fx, Unacknowledged, l, 0)
 }
 

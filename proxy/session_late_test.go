@@ -221,11 +221,8 @@ func TestLateAnswerThatNobodyTakes(t *testing.T) {
 		x.pbx.sends(x.two)
 		if passes {
 			x.phone.get("200 INVITE")
-			pass(time.Second)
-			x.pbx.sends(x.two) // a copy
-			x.phone.get("200 INVITE")
-			x.pbx.nothing()
-			pass(7500 * time.Millisecond)
+			x.repeats(500, 1500, 3500, 7500)
+			pass(700 * time.Millisecond)
 		}
 		x.hungUp(t)
 		x.pbx.sends(x.two) // one that crossed the BYE
@@ -239,13 +236,26 @@ func TestLateAnswerThatNobodyTakes(t *testing.T) {
 	})
 }
 
+// repeats sends copies of the answer, in milliseconds after it, as a callee does that has no ACK.
+func (x *late) repeats(at ...time.Duration) {
+	var now time.Duration
+	for _, d := range at {
+		pass((d - now) * time.Millisecond)
+		now = d
+		x.pbx.nothing()
+		x.pbx.sends(x.two)
+		x.phone.get("200 INVITE")
+	}
+}
+
 // The ACK, or the BYE, of the edge is lost: it comes again with a copy.
 func TestLateAnswerWhoseACKIsLost(t *testing.T) {
 	failsLate(t, func(t *testing.T, x *late, passes bool, record string) {
 		x.pbx.sends(x.two)
 		if passes {
 			x.phone.get("200 INVITE")
-			pass(8500 * time.Millisecond)
+			x.repeats(500, 1500, 3500, 7500)
+			pass(700 * time.Millisecond)
 		}
 		x.pbx.get("ACK")
 		x.pbx.get("BYE")
@@ -284,6 +294,29 @@ func TestLateAnswerThatTheCallerTakes(t *testing.T) {
 		pass(7000 * time.Second)
 		x.phone.nothing()
 		x.pbx.nothing()
+		pass(300 * time.Second)
+		for _, p := range []*peer{x.phone, x.pbx} {
+			p.answers(p.get("BYE"), 200, "")
+		}
+		x.ended(t, reasons(record, "no_timer_call_duration")...)
+	})
+}
+
+// The caller takes it, and ignores our Record-Route: a living call is not cut, and ends as one that was answered in time.
+func TestLateAnswerThatIsAcknowledgedPastTheEdge(t *testing.T) {
+	failsLate(t, func(t *testing.T, x *late, passes bool, record string) {
+		if !passes {
+			return
+		}
+		x.pbx.sends(x.two)
+		x.phone.get("200 INVITE")
+		x.repeats(500, 1500) // then it has its ACK
+		pass(7000 * time.Second)
+		x.phone.nothing()
+		x.pbx.nothing()
+		if s := x.e.CallStats(); s.Concurrent != 1 || x.e.snap.Load().pools.Pool("pbx").Backends()[0].Calls() != 1 {
+			t.Errorf("%+v", s)
+		}
 		pass(300 * time.Second)
 		for _, p := range []*peer{x.phone, x.pbx} {
 			p.answers(p.get("BYE"), 200, "")

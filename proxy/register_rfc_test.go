@@ -187,6 +187,39 @@ func TestTwoPhonesOfOneContact(t *testing.T) {
 	})
 }
 
+// TestOtherPhonesOfOneContact: behind two NATs phones may have one private address, and a phone the same Contact on two
+// flows (RFC 5626 4.2). The answer lists all of them, each with its own time.
+func TestOtherPhonesOfOneContact(t *testing.T) {
+	const contact = "<sip:alice@192.168.1.20:5060>"
+	for _, c := range []struct{ name, own, other string }{
+		{"another instance", contact + `;+sip.instance="<urn:uuid:1>"`, contact + `;+sip.instance="<urn:uuid:2>"`},
+		{"another flow of this one", contact + `;reg-id=2;+sip.instance="<urn:uuid:1>"`, contact + `;+sip.instance="<urn:uuid:1>";reg-id=1`},
+		{"one with an instance", contact, contact + `;+sip.instance="<urn:uuid:2>"`},
+		{"other parameters", contact, "<sip:alice@192.168.1.20:5060;transport=tcp>"},
+	} {
+		for _, last := range []bool{false, true} {
+			t.Run(fmt.Sprint(c.name, last), func(t *testing.T) {
+				inLab(t, 1, mode("path", false), func(t *testing.T, l *lab) {
+					pbx, alice := l.pbx[0], l.phone.handset("alice")
+					alice.sends(alice.register(c.own))
+					asked := pbx.get("REGISTER")
+					lines := []string{"Contact: " + c.other + ";expires=20, " + c.own + ";expires=600\r\n"}
+					if last {
+						lines[0] = "Contact: " + c.own + ";expires=600, " + c.other + ";expires=20\r\n"
+					}
+					pbx.answers(asked, 200, "r", append(lines, "Path: "+string(asked.Value(wire.KindPath))+"\r\n")...)
+					alice.get("200 REGISTER")
+					x := l.e.Registrations(RegistrationFilter{})
+					if len(x) != 1 || time.Until(x[0].Expires) < 590*time.Second {
+						t.Errorf("%+v", x)
+					}
+					pass(time.Minute)
+				})
+			})
+		}
+	}
+}
+
 // TestModeThatChanges: what the registrar has of the other mode is taken back, else a phone
 // would be called twice.
 func TestModeThatChanges(t *testing.T) {

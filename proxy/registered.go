@@ -120,34 +120,60 @@ func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) (seconds int, isLis
 	if n := secondsOf(res.Value(wire.KindExpires)); n != wire.None {
 		asked = n
 	}
+	seconds, best := asked, 0
 	it := res.Values(wire.KindContact)
 	for {
 		v, ok := it.Next()
 		if !ok {
-			return asked, false
+			return seconds, best > 0
 		}
 		uri, params, _, ok := res.ValueURI(v)
-		if !ok || !x.isSame(req.Bytes(k.uri), res.Bytes(uri), k) {
+		if !ok {
 			continue
 		}
-		if p, found := wire.Param(res.Bytes(params), "expires"); found && secondsOf(p) != wire.None {
-			return secondsOf(p), true
+		fit := x.likeness(req.Bytes(k.uri), res.Bytes(uri), res.Bytes(params), k)
+		if fit <= best {
+			continue
 		}
-		return asked, true
+		best, seconds = fit, asked
+		if p, found := wire.Param(res.Bytes(params), "expires"); found && secondsOf(p) != wire.None {
+			seconds = secondsOf(p)
+		}
 	}
 }
 
-// isSame says whether a Contact of the answer is the one that was asked for.
-func (x *enrolment) isSame(asked, answered []byte, k *enrolled) bool {
+// likeness is how much a Contact of the answer is the one that was asked for, 0 not at all. Registrars write URIs in a way
+// of their own, and list other phones with the same private address, and the same phone on another flow, too.
+func (x *enrolment) likeness(asked, answered, params []byte, k *enrolled) (fit int) {
 	u, ok := wire.ParseURI(answered)
 	if !ok {
-		return false
+		return 0
 	}
 	if !x.path {
-		return bytes.Equal(u.User, k.token)
+		if bytes.Equal(u.User, k.token) {
+			return 1
+		}
+		return 0
 	}
 	own, ok := wire.ParseURI(asked)
-	return ok && bytes.Equal(own.User, u.User) && bytes.EqualFold(own.Host, u.Host) && own.PortNum == u.PortNum
+	if !ok || !bytes.Equal(own.User, u.User) || !bytes.EqualFold(own.Host, u.Host) || own.PortNum != u.PortNum {
+		return 0
+	}
+	fit = 1
+	if bytes.Equal(asked, answered) {
+		fit++
+	}
+	instance, isNamed := wire.Param(params, "+sip.instance")
+	switch {
+	case isNamed != (k.instance != ""):
+		return fit
+	case isNamed && k.instance != string(instance):
+		return 0
+	}
+	if id, found := wire.Param(params, "reg-id"); isNamed && found && uint32(max(secondsOf(id), 0)) != k.regID {
+		return 0
+	}
+	return fit + 2
 }
 
 // needsPings says whether something on the way to a phone forgets it: a NAT, when the phone

@@ -297,8 +297,10 @@ func (c *responseContext) judgedLocked(w *scratch, status int, b []byte, now tim
 		e.logObserved(at, v, c.source.Addr())
 		return
 	}
-	if v.User != nil && e.banLines.Admit(now) {
-		e.log.FailedAuth(&eventlog.AuthFailure{User: v.User.User, UA: at.UA, IP: c.source.Addr(), CallID: at.CallID})
+	for _, b := range v.Users {
+		if e.banLines.Admit(now) {
+			e.log.FailedAuth(&eventlog.AuthFailure{User: b.User, UA: at.UA, IP: c.source.Addr(), CallID: at.CallID})
+		}
 	}
 	if v.Source != nil {
 		e.logBan(c.source.Addr(), []byte(at.CallID))
@@ -307,10 +309,11 @@ func (c *responseContext) judgedLocked(w *scratch, status int, b []byte, now tim
 
 // logObserved says what the mode enforce would have done.
 func (e *Edge) logObserved(at *security.Attempt, v security.AuthVerdict, src netip.Addr) {
-	for _, b := range []*security.Ban{v.User, v.Source} {
-		if b == nil {
-			continue
-		}
+	all := v.Users
+	if v.Source != nil {
+		all = append(all, v.Source)
+	}
+	for _, b := range all {
 		e.count.observed[b.Rule].Add(1)
 		if e.banLines.Admit(e.wheel.Now()) {
 			e.log.Op().Warn().Str("key", b.Key.String()).Str("rule", b.Rule.String()).Str("ip", src.String()).Str("ID", at.CallID).

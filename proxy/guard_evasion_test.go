@@ -42,6 +42,13 @@ func TestDecoysDoNotHideGuesses(t *testing.T) {
 	}{
 		{"a realm of its own", behind("Authorization", "Authorization"), nil},
 		{"for a proxy", behind("Authorization", "Proxy-Authorization"), nil},
+		{"with a nonce of its own", func(text string) string {
+			decoys++
+			line := text[strings.Index(text, "Authorization:"):]
+			line, _, _ = strings.Cut(line, "\n")
+			decoy := strings.NewReplacer("\"1000\"", fmt.Sprintf("\"u%d\"", decoys), "\"pbx\"", "\"decoy\"").Replace(line)
+			return strings.Replace(text, line, decoy+"\n"+line, 1)
+		}, nil},
 		{"no response", func(s string) string {
 			return strings.Replace(s, "Authorization:", "Authorization: Digest username=\"x\",realm=\"r\"\nAuthorization:", 1)
 		}, nil},
@@ -66,6 +73,41 @@ func TestDecoysDoNotHideGuesses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who has an account does not vouch for others with it.
+func TestOwnPasswordProvesNothingOfOthers(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u, victim := l.phone.user("1000"), l.phone.user("2000")
+		u.challenged("REGISTER")
+		for range 2 {
+			victim.nonce = u.nonce
+			victim.guesses("REGISTER", func(text string) string { return text })
+		}
+		text := u.request("REGISTER", u.nonce)
+		line := text[strings.Index(text, "Authorization:"):]
+		line, _, _ = strings.Cut(line, "\n")
+		other := strings.NewReplacer("\"1000\"", "\"2000\"", "\"pbx\"", "\"decoy\"").Replace(line)
+		u.sends(strings.Replace(text, line, other+"\n"+line, 1))
+		l.pbx[0].answers(l.pbx[0].get("REGISTER"), 200, "t")
+		u.get("200 REGISTER")
+		victim.guesses("REGISTER", func(text string) string { return text })
+		victim.refused("REGISTER", true)
+	})
+}
+
+// Whoever gives a call up before the PBX looked at the password has not proved it.
+func TestCancelledCallProvesNoPassword(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		u := l.phone.user("1000")
+		u.challenged("INVITE")
+		for range 2 {
+			u.asks("INVITE", true, 407, challenge("Proxy-Authenticate", u.nonce, ""))
+		}
+		u.asks("INVITE", true, 487)
+		u.asks("INVITE", true, 407, challenge("Proxy-Authenticate", u.nonce, ""))
+		u.refused("INVITE", true)
+	})
 }
 
 // A ban that leaves running calls alone is no licence to flood.

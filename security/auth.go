@@ -79,7 +79,7 @@ func JudgeAnswer(method wire.Method, status int, stale, answered bool, codes []i
 // provesPassword tells the refusals that a backend gives only after it let the caller in.
 func provesPassword(status int) bool {
 	switch status {
-	case 404, 480, 484, 486, 487, 488, 600, 603, 604, 606:
+	case 404, 480, 484, 486, 488, 600, 603, 604, 606: // not 487: a caller may give up before anybody looked
 		return true
 	}
 	return false
@@ -88,8 +88,9 @@ func provesPassword(status int) bool {
 // An Attempt is a request with credentials as its transaction keeps it until the final
 // answer.
 type Attempt struct {
-	User   string // as AppendUser writes it; empty when it could not be told
-	Name   string // the same of From, where it is another: accounts of trunks and some PBXs have names of their own
+	User   string   // whose password the answer is about, as AppendUser writes it; empty when that cannot be told
+	Others []string // users that its credentials name besides: a wrong password may have been theirs
+	Name   string   // the same of From, where it is another: accounts of trunks and some PBXs have names of their own
 	Source Source
 	Method wire.Method
 	Nonce  uint64 // of Auth.Nonce
@@ -133,7 +134,10 @@ func (l AuthLimits) key(user string, s Source) Key {
 
 // An AuthVerdict is what a failure leads to: bans to add, nil = none. Whoever adds
 // them says Until and By.
-type AuthVerdict struct{ User, Source *Ban }
+type AuthVerdict struct {
+	Users  []*Ban
+	Source *Ban
+}
 
 // An AuthReading is what is counted of a key.
 type AuthReading struct {
@@ -162,7 +166,7 @@ type Auth struct {
 
 	nonceMu sync.Mutex // guards owners and issued
 	owners  recent[uint64, owner]
-	issued  recent[issue, time.Duration]
+	issued  recent[issue, issued]
 }
 
 // failures are those of one user in a row.
@@ -199,6 +203,12 @@ type issue struct {
 	method wire.Method
 }
 
+// issued is when that was, and what it was for.
+type issued struct {
+	at    time.Duration
+	realm uint64 // hash
+}
+
 // NewAuth makes tables of that many users, sources and challenges each. They take
 // memory for what they hold.
 func NewAuth(capacity int) *Auth {
@@ -208,7 +218,7 @@ func NewAuth(capacity int) *Auth {
 		sources:   newRecent[Source, guesses](capacity),
 		strangers: strangers{of: newRecent[Source, []time.Duration](min(capacity, strangerSources))},
 		owners:    newRecent[uint64, owner](capacity),
-		issued:    newRecent[issue, time.Duration](capacity),
+		issued:    newRecent[issue, issued](capacity),
 	}
 }
 
@@ -221,7 +231,7 @@ func (a *Auth) Nonce(nonce []byte) uint64 {
 }
 
 // Issued notes a challenge that goes to a source. It must be called before it is sent.
-func (a *Auth) Issued(s Source, nonce []byte, method wire.Method, now time.Duration) {
+func (a *Auth) Issued(s Source, realm, nonce []byte, method wire.Method, now time.Duration) {
 	n := a.Nonce(nonce)
 	if n == 0 || s == 0 {
 		return
@@ -242,7 +252,19 @@ func (a *Auth) Issued(s Source, nonce []byte, method wire.Method, now time.Durat
 	if at == nil {
 		at = a.issued.add(i, false)
 	}
-	*at = now
+	*at = issued{now, maphash.Bytes(a.seed, realm)}
+}
+
+// Asked tells whether the nonce of credentials was issued to a source for a method, and
+// whether their realm was the one it was issued for.
+func (a *Auth) Asked(s Source, c Credentials, method wire.Method, now time.Duration) (nonce, realm bool) {
+	i := issue{a.Nonce(c.Nonce), s, method}
+	a.nonceMu.Lock()
+	defer a.nonceMu.Unlock()
+	if i.nonce == 0 || !a.wasIssuedLocked(i, now) {
+		return false, false
+	}
+	return true, a.issued.peek(i).realm == maphash.Bytes(a.seed, c.Realm)
 }
 
 // Answered tells whether the attempt's nonce was issued to its source for its method.
@@ -257,7 +279,7 @@ func (a *Auth) Answered(at *Attempt, now time.Duration) bool {
 
 func (a *Auth) wasIssuedLocked(i issue, now time.Duration) bool {
 	at := a.issued.peek(i)
-	return at != nil && now-*at <= nonceLife
+	return at != nil && now-at.at <= nonceLife
 }
 
 // proves tells whether nobody but its source can have sent the attempt.
@@ -286,15 +308,19 @@ func (a *Auth) Failure(at *Attempt, l AuthLimits, known bool, status int, now ti
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case l.Key != BySource:
-		v.User = a.userFailedLocked(at, l, l.Attempts, row, now)
-	case proven:
-		v.Source = a.userFailedLocked(at, l, times(l.Attempts, factor), row, now)
-	}
-	if v.User != nil {
-		v.User.Proven = proven
-	}
+	at.eachUser(func(user string) {
+		switch {
+		case l.Key != BySource:
+			if b := a.userFailedLocked(user, at.Source, l, l.Attempts, row, now); b != nil {
+				b.Proven = proven
+				v.Users = append(v.Users, b)
+			}
+		case proven:
+			if b := a.userFailedLocked(user, at.Source, l, times(l.Attempts, factor), row, now); b != nil {
+				v.Source = b
+			}
+		}
+	})
 	if !proven {
 		a.strangers.failedLocked(at.Source, l, now)
 		return v
@@ -308,12 +334,22 @@ func (a *Auth) Failure(at *Attempt, l AuthLimits, known bool, status int, now ti
 	return v
 }
 
+// eachUser calls f for everybody whose password may have been wrong.
+func (at *Attempt) eachUser(f func(user string)) {
+	if at.User != "" {
+		f(at.User)
+	}
+	for _, user := range at.Others {
+		f(user)
+	}
+}
+
 // userFailedLocked counts one user's failures in a row.
-func (a *Auth) userFailedLocked(at *Attempt, l AuthLimits, limit int, row Evidence, now time.Duration) *Ban {
-	if at.User == "" || limit <= 0 {
+func (a *Auth) userFailedLocked(user string, s Source, l AuthLimits, limit int, row Evidence, now time.Duration) *Ban {
+	if limit <= 0 {
 		return nil
 	}
-	k := l.key(at.User, at.Source)
+	k := l.key(user, s)
 	f := a.users.get(k)
 	if f == nil {
 		f = a.users.add(k, false)
@@ -352,8 +388,8 @@ func (a *Auth) sourceFailedLocked(at *Attempt, l AuthLimits, factor int, row Evi
 	if most > 0 {
 		g.times = append(g.times, now)
 	}
-	if mostUsers > 0 && at.User != "" {
-		g.tried(maphash.String(a.seed, at.User), now)
+	if mostUsers > 0 {
+		at.eachUser(func(user string) { g.tried(maphash.String(a.seed, user), now) })
 	}
 	b := &Ban{Since: now, Window: l.window(), Last: now}
 	switch {

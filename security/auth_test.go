@@ -59,7 +59,7 @@ func TestJudgeAnswer(t *testing.T) {
 			}
 		})
 	}
-	proving := map[int]bool{404: true, 480: true, 484: true, 486: true, 487: true, 488: true, 600: true, 603: true, 604: true, 606: true}
+	proving := map[int]bool{404: true, 480: true, 484: true, 486: true, 488: true, 600: true, 603: true, 604: true, 606: true}
 	for status := 300; status < 700; status++ {
 		want := Nothing
 		switch {
@@ -119,8 +119,16 @@ func (e *authEdge) exchange(method wire.Method, user, nonce string, status int, 
 			e.a.Success(at, e.now)
 		}
 	}
-	Challenged(answer, func(nonce []byte) { e.a.Issued(e.source, nonce, method, e.now) })
+	Challenged(answer, func(realm, nonce []byte) { e.a.Issued(e.source, realm, nonce, method, e.now) })
 	return o, v
+}
+
+// userOf is the ban of the only user.
+func userOf(v AuthVerdict) *Ban {
+	if len(v.Users) != 1 {
+		return nil
+	}
+	return v.Users[0]
 }
 
 func (e *authEdge) inARow(user string) int {
@@ -174,7 +182,7 @@ func TestFailuresOfAUser(t *testing.T) {
 			e := newAuthEdge(t)
 			for i, s := range x.steps {
 				_, v := e.exchange(s.method, "alice", s.nonce, s.status, s.challenge)
-				if n := e.inARow("alice"); n != s.inARow || (v.User != nil) != s.banned || v.Source != nil {
+				if n := e.inARow("alice"); n != s.inARow || (v.Users != nil) != s.banned || v.Source != nil {
 					t.Fatalf("step %d: %d in a row, %+v", i+1, n, v)
 				}
 			}
@@ -188,7 +196,7 @@ func TestBanOfAUser(t *testing.T) {
 		e.exchange(wire.REGISTER, "alice", "x", 401, "")
 	}
 	_, v := e.exchange(wire.REGISTER, "alice@example.net", "x", 407, "")
-	b := v.User
+	b := userOf(v)
 	if b == nil || b.Key != (Key{User: "alice@example.org"}) || b.Rule != FailedAuth || b.Hard || b.Proven || b.Window != 0 || b.Until != 0 ||
 		b.Count != 3 || b.Limit != 3 || b.Since != e.now || b.First != e.now-200*ms || b.Last != e.now || len(b.Evidence) != 3 {
 		t.Fatalf("%+v", b)
@@ -220,7 +228,7 @@ func TestKeysOfFailures(t *testing.T) {
 			e := newAuthEdge(t)
 			e.l.Key, e.stream = x.key, x.proven
 			for range 2 {
-				if _, v := e.exchange(wire.REGISTER, "alice", "x", 401, ""); v != (AuthVerdict{}) {
+				if _, v := e.exchange(wire.REGISTER, "alice", "x", 401, ""); v.Users != nil || v.Source != nil {
 					t.Fatal("too early")
 				}
 			}
@@ -229,7 +237,7 @@ func TestKeysOfFailures(t *testing.T) {
 			for _, y := range []struct {
 				b    *Ban
 				want Key
-			}{{v.User, x.user}, {v.Source, x.source}} {
+			}{{userOf(v), x.user}, {v.Source, x.source}} {
 				if (y.b != nil) != (y.want != Key{}) || y.b != nil && (y.b.Key != y.want || y.b.Rule != x.blameBy || y.b.Proven != x.proven) {
 					t.Fatalf("%+v, want %v", y.b, y.want)
 				}
@@ -239,7 +247,7 @@ func TestKeysOfFailures(t *testing.T) {
 }
 
 func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
-	issue := func(e *authEdge, s Source, nonce string) { e.a.Issued(s, []byte(nonce), wire.REGISTER, e.now) }
+	issue := func(e *authEdge, s Source, nonce string) { e.a.Issued(s, nil, []byte(nonce), wire.REGISTER, e.now) }
 	for _, x := range []struct {
 		name   string
 		before func(e *authEdge)
@@ -248,7 +256,7 @@ func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
 		{"invented nonce", func(*authEdge) {}, false},
 		{"a stream", func(e *authEdge) { e.stream = true }, true},
 		{"issued to it", func(e *authEdge) { issue(e, authAt, "x") }, true},
-		{"issued to it for another method", func(e *authEdge) { e.a.Issued(authAt, []byte("x"), wire.INVITE, e.now) }, true},
+		{"issued to it for another method", func(e *authEdge) { e.a.Issued(authAt, nil, []byte("x"), wire.INVITE, e.now) }, true},
 		{"issued to it twice", func(e *authEdge) { issue(e, authAt, "x"); issue(e, authAt, "x") }, true},
 		{"another one issued to it", func(e *authEdge) { issue(e, authAt, "y") }, false},
 		{"issued to somebody else", func(e *authEdge) { issue(e, elsewhere, "x") }, false},
@@ -419,9 +427,9 @@ func TestAuthIsBounded(t *testing.T) {
 	for i := range 10 * capacity {
 		now := time.Duration(i + 1)
 		s := Source(i + 1)
-		a.Issued(s, fmt.Append(nil, i), wire.REGISTER, now)
+		a.Issued(s, nil, fmt.Append(nil, i), wire.REGISTER, now)
 		v := a.Failure(&Attempt{User: fmt.Sprint("user", i), Source: s, Stream: true, CallID: text}, authDefaults, false, 401, now)
-		if v != (AuthVerdict{}) {
+		if v.Users != nil || v.Source != nil {
 			t.Fatalf("%+v", v)
 		}
 	}
@@ -440,10 +448,10 @@ func TestAuthTakesAnything(t *testing.T) {
 	for _, at := range []*Attempt{{}, {Stream: true}, {User: "a@b"}, {Source: authAt, Stream: true}, {User: "a@b", Source: authAt, Stream: true, Method: 200}} {
 		for _, l := range []AuthLimits{{}, {Attempts: 1, SourceAttempts: 1, EnumerationUsers: 1, Key: "?"}, {Attempts: -1, SourceAttempts: -1, EnumerationUsers: -1, Window: -1, KnownFactor: -1},
 			{Attempts: 1 << 62, SourceAttempts: 1 << 62, EnumerationUsers: 1 << 62, KnownFactor: 1 << 62, Key: BySource}} {
-			a.Issued(at.Source, []byte("n"), at.Method, 1)
+			a.Issued(at.Source, nil, []byte("n"), at.Method, 1)
 			a.Answered(at, 1)
 			v := a.Failure(at, l, true, 401, 1)
-			if v.User != nil && v.User.User == "" || v.Source != nil && v.Source.Source == 0 {
+			if userOf(v) != nil && userOf(v).User == "" || v.Source != nil && v.Source.Source == 0 {
 				t.Errorf("a ban of nobody: %+v", v)
 			}
 			a.Read(Key{User: at.User, Source: at.Source}, l, 1)
@@ -462,7 +470,7 @@ func TestAuthByManyAtOnce(t *testing.T) {
 				now := time.Duration(i+1) * ms
 				nonce := fmt.Append(nil, i%70)
 				at := &Attempt{User: fmt.Sprint(i % 60), Source: Source(g + 1), Method: wire.REGISTER, Nonce: a.Nonce(nonce), Stream: i%2 == 0}
-				a.Issued(at.Source, nonce, at.Method, now)
+				a.Issued(at.Source, nil, nonce, at.Method, now)
 				a.Answered(at, now)
 				a.Failure(at, authDefaults, i%3 == 0, 401, now)
 				a.Read(Key{User: at.User, Source: at.Source}, authDefaults, now)
@@ -529,7 +537,7 @@ func BenchmarkAuth(b *testing.B) {
 		for b.Loop() {
 			now++
 			nonce[0], nonce[1], nonce[2] = byte(now), byte(now>>8), byte(now>>16)
-			a.Issued(authAt, nonce, wire.REGISTER, now)
+			a.Issued(authAt, nil, nonce, wire.REGISTER, now)
 		}
 	})
 	b.Run("answered", func(b *testing.B) {

@@ -110,7 +110,7 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 		return false
 	}
 	nonce := rand.Text()
-	g.Auth.Issued(x.Source, []byte(nonce), m.Method, now)
+	g.Auth.Issued(x.Source, in.Realm, []byte(nonce), m.Method, now)
 	v.Header = []byte(header + `: Digest realm="` + string(in.Realm) + `",nonce="` + nonce + `",stale=true,algorithm=` + algorithmOf(in) + "\r\n")
 	return true
 }

@@ -22,7 +22,8 @@ type Credentials struct {
 //
 // ok is false when a Digest line has no single reading: a quote stays open, a
 // parameter has no value, there is no username, username, realm, nonce or response
-// are there twice, or two lines name different users of one realm.
+// are there twice, two lines name different users of one realm, or there are more lines
+// than anybody looks at.
 func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 	i := m.First(wire.KindAuthorization)
 	if j := m.First(wire.KindProxyAuthorization); i < 0 || j >= 0 && j < i {
@@ -31,7 +32,7 @@ func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 	if i < 0 {
 		return c, false, true
 	}
-	for ; i < len(m.Headers); i++ {
+	for lines := 0; i < len(m.Headers); i++ {
 		h := &m.Headers[i]
 		if h.Kind != wire.KindAuthorization && h.Kind != wire.KindProxyAuthorization {
 			continue
@@ -39,6 +40,9 @@ func ReadCredentials(m *wire.Msg) (c Credentials, has, ok bool) {
 		rest, digest := cutDigest(m.Bytes(h.Value))
 		if !digest {
 			continue
+		}
+		if lines++; lines > maxClaims {
+			return c, has, false
 		}
 		x, response, ok := readDigest(rest)
 		x.ForProxy = h.Kind == wire.KindProxyAuthorization
@@ -112,14 +116,27 @@ func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
 	}
 }
 
-// Challenged calls f for the nonce of every Digest challenge in a 401 or 407. It is
+// Challenged calls f for every Digest challenge with a nonce in a 401 or 407. It is
 // lenient: what comes before a mistake counts.
-func Challenged(m *wire.Msg, f func(nonce []byte)) {
+func Challenged(m *wire.Msg, f func(realm, nonce []byte)) {
+	var realm, nonce []byte
+	end := func() {
+		if len(nonce) > 0 {
+			f(realm, nonce)
+		}
+		realm, nonce = nil, nil
+	}
 	eachChallenge(m, func(name, value []byte) {
-		if isWord(name, "nonce") && len(value) > 0 {
-			f(value)
+		switch {
+		case name == nil:
+			end()
+		case isWord(name, "realm"):
+			realm = value
+		case isWord(name, "nonce"):
+			nonce = value
 		}
 	})
+	end()
 }
 
 // IsStale tells whether a 401 or 407 says that the password was right and only the
@@ -135,7 +152,8 @@ func IsStale(m *wire.Msg) bool {
 }
 
 // eachChallenge calls each for every parameter of every Digest challenge of a 401 or
-// 407, be there one challenge on a line, as RFC 3261 25.1 wants it, or several.
+// 407, be there one challenge on a line, as RFC 3261 25.1 wants it, or several, and
+// without a name where a challenge begins.
 func eachChallenge(m *wire.Msg, each func(name, value []byte)) {
 	if m.Status != 401 && m.Status != 407 {
 		return
@@ -149,7 +167,9 @@ func eachChallenge(m *wire.Msg, each func(name, value []byte)) {
 		for f, pos := nextField(b, 0); pos >= 0; f, pos = nextField(b, pos) {
 			name := b[f.name:f.nEnd]
 			if f.val < 0 {
-				digest = isWord(name, "digest")
+				if digest = isWord(name, "digest"); digest {
+					each(nil, nil)
+				}
 			} else if digest {
 				each(name, b[f.val:f.end:f.end])
 			}

@@ -1,8 +1,8 @@
 package security
 
 import (
-	"bytes"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,42 +26,82 @@ func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, 
 	if s.c.FailedAuthBanEnable == config.Off {
 		return nil
 	}
-	cr, has := g.credentials(m, SourceOf(from), now)
-	if !has || s.Trusts(from) {
+	var space [maxClaims]claim
+	src := SourceOf(from)
+	claims := g.claims(space[:0], m, src, now)
+	if len(claims) == 0 || s.Trusts(from) {
 		return nil
 	}
-	var buf, bufName [maxUser]byte
-	user, name := AppendUser(buf[:0], m, cr), AppendUser(bufName[:0], m, Credentials{})
-	if bytes.Equal(user, name) {
-		name = nil
-	}
-	return &Attempt{
-		User: string(user), Name: string(name), Source: SourceOf(from), Method: m.Method, Nonce: g.Auth.Nonce(cr.Nonce), Stream: stream,
+	at := &Attempt{
+		Source: src, Method: m.Method, Nonce: g.Auth.Nonce(answering(claims).Nonce), Stream: stream,
 		UA: textOf(m.Value(wire.KindUserAgent)), CallID: textOf(m.Bytes(m.CallID)), At: now,
 	}
+	at.blame(m, claims)
+	var buf [maxUser]byte
+	if name := AppendUser(buf[:0], m, Credentials{}); at.User != string(name) {
+		at.Name = string(name)
+	}
+	return at
 }
 
-// credentials are those that the answer to a request will be about. Of several lines a
-// backend reads that of its realm, which an attacker can put behind others; it is told by
-// a nonce that was given to this source. Without such a one the first line is taken.
-func (g *Guard) credentials(m *wire.Msg, src Source, now time.Duration) (c Credentials, has bool) {
-	given := func(x Credentials) bool {
-		return g.Auth.Answered(&Attempt{Source: src, Method: m.Method, Nonce: g.Auth.Nonce(x.Nonce)}, now)
-	}
-	eachCredentials(m, func(x Credentials) bool {
-		switch {
-		case !has:
-			c, has = x, true
-			return true
-		case given(c):
-			return false
-		case given(x):
-			c = x
-			return false
-		}
-		return true
+// A claim is one line of credentials. Of several lines a backend reads that of its
+// realm, which an attacker can put among others, or that which it finds first.
+type claim struct {
+	Credentials
+	isGiven bool // its nonce was given to this source
+	isAsked bool // and for its realm
+}
+
+// maxClaims is how many lines of credentials are looked at; sane lets no more pass.
+const maxClaims = 8
+
+func (g *Guard) claims(all []claim, m *wire.Msg, src Source, now time.Duration) []claim {
+	eachCredentials(m, func(c Credentials) bool {
+		x := claim{Credentials: c}
+		x.isGiven, x.isAsked = g.Auth.Asked(src, c, m.Method, now)
+		all = append(all, x)
+		return len(all) < maxClaims
 	})
-	return c, has
+	return all
+}
+
+// answering is the claim whose nonce proves most.
+func answering(claims []claim) *claim {
+	if i := slices.IndexFunc(claims, func(c claim) bool { return c.isGiven }); i >= 0 {
+		return &claims[i]
+	}
+	return &claims[0]
+}
+
+// blame says whose passwords an answer is about. A right one proves only the user who
+// answered what this source was asked, and nobody if there are two of them: who has an
+// account must not vouch for others. A wrong one is held against everybody who may be
+// meant, for else the guess hides behind names that nobody has.
+func (at *Attempt) blame(m *wire.Msg, claims []claim) {
+	isAsked := slices.ContainsFunc(claims, func(c claim) bool { return c.isAsked })
+	var users []string
+	several := false
+	for i := range claims {
+		c := &claims[i]
+		if isAsked && !c.isGiven {
+			continue
+		}
+		var buf [maxUser]byte
+		user := string(AppendUser(buf[:0], m, c.Credentials))
+		if user != "" && !slices.Contains(users, user) {
+			users = append(users, user)
+		}
+		if isAsked == c.isAsked && user != at.User {
+			several = several || at.User != ""
+			at.User = user
+		}
+	}
+	if several {
+		at.User = ""
+	}
+	if len(users) > 1 {
+		at.Others = slices.DeleteFunc(users, func(user string) bool { return user == at.User })
+	}
 }
 
 // Challenge notes a 401 or 407 of a backend that is passed to a source, before it is
@@ -71,7 +111,7 @@ func (g *Guard) Challenge(s *Settings, m *wire.Msg, to netip.Addr, method wire.M
 		return
 	}
 	src := SourceOf(to)
-	Challenged(m, func(nonce []byte) { g.Auth.Issued(src, nonce, method, now) })
+	Challenged(m, func(realm, nonce []byte) { g.Auth.Issued(src, realm, nonce, method, now) })
 }
 
 // Answered judges the final answer of a backend to an attempt, once per transaction:
@@ -108,18 +148,13 @@ func (g *Guard) failed(s *Settings, at *Attempt, status int, now time.Duration) 
 	if v.Source != nil && g.Bridge.Suspends(from, now) {
 		v.Source = nil
 	}
-	for _, b := range []**Ban{&v.User, &v.Source} {
-		x := *b
-		if x == nil {
-			continue
-		}
+	isNone := func(x *Ban) bool { // also who is banned already, by another answer
 		x.By, x.Until = "edge", now+s.c.FailedAuthBanTime.D()
-		if s.c.FailedAuthBanEnable == config.Observe {
-			continue
-		}
-		if !g.Book.Add(*x, now) {
-			*b = nil // banned already, by another answer
-		}
+		return s.c.FailedAuthBanEnable != config.Observe && !g.Book.Add(*x, now)
+	}
+	v.Users = slices.DeleteFunc(v.Users, isNone)
+	if v.Source != nil && isNone(v.Source) {
+		v.Source = nil
 	}
 	if v.Source != nil && s.c.FailedAuthBanEnable == config.Enforce {
 		g.soft.add(at.Source, now)

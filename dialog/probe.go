@@ -396,13 +396,13 @@ func (d *Dialog) retryLocked(l Leg, a *Act, retryAfter, now time.Duration) {
 	if a.Probe == timers.ProbeUpdate && x.method != timers.ProbeUpdate && x.answers && x.failures > 1 {
 		d.bansLocked(l, timers.ProbeUpdate)
 	}
-	at, ok := p.Retry(int(x.retries), now, d.verifyOfLocked(l))
+	at, ok := p.Retry(int(x.retries), now, retryAfter, d.verifyOfLocked(l))
 	x.retries = saturated(x.retries)
 	if !ok {
 		x.probeAt = 0
 		return
 	}
-	x.probeAt = max(at, now+retryAfter)
+	x.probeAt = at
 }
 
 func (d *Dialog) verifyOfLocked(l Leg) time.Duration {

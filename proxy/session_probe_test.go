@@ -458,6 +458,7 @@ func TestAnswersToAProbe(t *testing.T) {
 		repeated(404), repeated(410), repeated(604),
 		unknown(408), unknown(480), unknown(483), unknown(503), unknown(504), unknown(302), unknown(486), unknown(603),
 		{status: 503, lines: "Retry-After: 60\n", next: "UPDATE", after: 60 * s, ends: 600 * s},
+		{status: 503, lines: "Retry-After: 3600\n", next: "UPDATE", after: 133 * s, ends: 600 * s}, // half of what is left
 		{status: 491, next: "UPDATE", after: 2100 * time.Millisecond, until: 4 * s, ends: 900 * s},
 		{status: 500, next: "UPDATE", after: s, ends: 900 * s},
 		{status: 500, lines: "Retry-After: 5\n", next: "UPDATE", after: 5 * s, ends: 900 * s},

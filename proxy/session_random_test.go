@@ -370,7 +370,7 @@ func (w *world) mannersOf(kind int) manners {
 				nextFail = failUntil + 8*time.Minute
 			}
 			if w.now() < failUntil {
-				return []int{500, 503, 504, 480, 408}[r.IntN(5)], []string{"", "Retry-After: 5\n"}[r.IntN(2)], 0
+				return []int{500, 503, 504, 480, 408}[r.IntN(5)], []string{"", "Retry-After: 5\n", "Retry-After: 600\n"}[r.IntN(3)], 0
 			}
 		}
 		return 200, "", 0

@@ -216,22 +216,25 @@ func (p *Policy) FirstProbe(now time.Duration, draw float64) time.Duration {
 }
 
 // Retry is the time of the n-th retry, counted from 0, of a probe that has
-// failed now: after TTL/60, /30, /15 and /7.5, which is repeated. The last one
-// starts when its transaction can just run out before the deadline, and so
-// does one that the waits would put later: the leg has that chance too. It is
-// false when there is no time for another. A lab's TTL may be too small for a
-// whole transaction; then retries start until the deadline.
-func (p *Policy) Retry(n int, now, deadline time.Duration) (at time.Duration, ok bool) {
+// failed now: after TTL/60, /30, /15 and /7.5, which is repeated, or after
+// what a Retry-After asked for, of which half the time that is left is
+// granted: it must not cost the call all its chances. The last one starts when
+// its transaction can just run out before the deadline, and so does one that
+// the waits would put later: the leg has that chance too. It is false when
+// there is no time for another. A lab's TTL may be too small for a whole
+// transaction; then retries start until the deadline.
+func (p *Policy) Retry(n int, now, after, deadline time.Duration) (at time.Duration, ok bool) {
 	if p.TTL <= 0 {
 		return 0, false
 	}
-	wait := p.TTL / retryShare << min(max(n, 0), retryDoublings)
-	at = now + max(wait, minTick)
-	if !p.hasRoom(p.Interval()) {
-		return at, at <= deadline
+	last := deadline
+	hasRoom := p.hasRoom(p.Interval())
+	if hasRoom {
+		last -= p.attempt()
 	}
-	last := deadline - p.attempt()
-	if at > last && now < last {
+	wait := p.TTL / retryShare << min(max(n, 0), retryDoublings)
+	at = now + max(wait, minTick, min(after, (last-now)/2))
+	if hasRoom && at > last && now < last {
 		at = last
 	}
 	return at, at <= last

@@ -128,7 +128,7 @@ func TestWithoutTTLNothingIsEverDue(t *testing.T) {
 	if at := p.VerifyBy(time.Hour); at != Never {
 		t.Errorf("deadline at %v", at)
 	}
-	if at, ok := p.Retry(0, time.Hour, Never); ok {
+	if at, ok := p.Retry(0, time.Hour, 0, Never); ok {
 		t.Errorf("retry at %v", at)
 	}
 }
@@ -142,7 +142,7 @@ func silence(p *Policy, took time.Duration) []float64 {
 	list := []float64{at.Seconds()}
 	for n := 0; ; n++ {
 		var ok bool
-		if at, ok = p.Retry(n, min(at+took, deadline), deadline); !ok {
+		if at, ok = p.Retry(n, min(at+took, deadline), 0, deadline); !ok {
 			return list
 		}
 		list = append(list, at.Seconds())
@@ -176,10 +176,36 @@ func TestRetriesOfASilentLeg(t *testing.T) {
 
 func TestRetryWaits(t *testing.T) {
 	for n, want := range map[int]float64{-1: 10, 0: 10, 1: 20, 2: 40, 3: 80, 4: 80, 1 << 40: 80} {
-		at, ok := policy().Retry(n, seconds(100), seconds(600))
+		at, ok := policy().Retry(n, seconds(100), 0, seconds(600))
 		if !ok || at != seconds(100+want) {
 			t.Errorf("retry %d: %v, %v", n, at-seconds(100), ok)
 		}
+	}
+}
+
+// A leg that asks for time gets it, but is asked more than once before the deadline.
+func TestRetryAfterCostsNoCall(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		p          *Policy
+		now, after float64
+		want       float64
+	}{
+		{"less than the wait", policy(), 300, 5, 310},
+		{"more than the wait", policy(), 300, 60, 360},
+		{"half of what is left", policy(), 300, 133, 433},
+		{"more than that", policy(), 300, 134, 433},
+		{"for ever", policy(), 433, 1e7, 499.5},
+		{"close to the end", policy(), 550, 1e7, 560},
+		{"lab without room", lab(6, 2, 500), 3, 30, 4.5},
+		{"lab without room, close to the end", lab(6, 2, 500), 5.85, 30, 5.95},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at, ok := c.p.Retry(0, seconds(c.now), seconds(c.after), c.p.VerifyBy(0))
+			if !ok || at != seconds(c.want) {
+				t.Errorf("%v, %v", at, ok)
+			}
+		})
 	}
 }
 
@@ -229,10 +255,11 @@ func TestRetriesAdvanceAndEnd(t *testing.T) {
 		if p.hasRoom(p.Interval()) {
 			last -= p.attempt()
 		}
+		after := func() time.Duration { return time.Duration(r.Int64N(2)) * time.Duration(r.Int64N(int64(24*time.Hour))) }
 		for n := 0; ; n++ {
 			now := at
 			var ok bool
-			if at, ok = p.Retry(n, now, deadline); !ok {
+			if at, ok = p.Retry(n, now, after(), deadline); !ok {
 				break
 			}
 			if at <= now || at > last || n > 1000 {

@@ -125,22 +125,28 @@ func (s *Store) Open(in Invite) (*Call, Refusal) {
 // ID is the call's name in our Record-Route.
 func (c *Call) ID() ID { return c.id }
 
-// Forwarded tells where the INVITE was sent: to a backend, or from inside to an
-// outside party over a flow. A later target replaces an earlier one; of several, tell
+// A Target is where the INVITE was sent: to a backend, or from inside to an outside
+// party over a flow.
+type Target struct {
+	Backend uint32
+	Flow    Flow
+}
+
+// Forwarded tells of a target. A later one replaces an earlier one; of several, tell
 // the one that answers before its answer.
-func (c *Call) Forwarded(backend uint32, to Flow) {
+func (c *Call) Forwarded(to Target) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.answered != 0:
 	case c.outer == B && c.done: // noted, should an answer come all the same
-		c.outside = packFlow(to)
+		c.outside = packFlow(to.Flow)
 	case c.outer == B:
-		c.outsideLocked(packFlow(to))
+		c.outsideLocked(packFlow(to.Flow))
 	case c.done:
-		c.backend = backend
+		c.backend = to.Backend
 	default:
-		c.seatLocked(backend)
+		c.seatLocked(to.Backend)
 	}
 }
 
@@ -192,10 +198,10 @@ func (c *Call) Provisional(m *wire.Msg, now time.Duration) {
 }
 
 // Success takes a 2xx to the INVITE as it goes to the caller, any copy of that of
-// any fork. It returns the Session-Expires to write into it (RFC 4028 8.2), 0 = none,
+// any fork, from one of its targets. It returns the Session-Expires to write into it (RFC 4028 8.2), 0 = none,
 // and is false when there is no place for one more dialog: then the 2xx must not get
 // through, its dialog would have no end but its callee's (RFC 3261 13.3.1.4).
-func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE uint32, hasPlace bool) {
+func (c *Call) Success(fx *Effects, m *wire.Msg, from Target, now time.Duration) (insertSE uint32, hasPlace bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setUpLocked(now)
@@ -218,6 +224,8 @@ func (c *Call) Success(fx *Effects, m *wire.Msg, now time.Duration) (insertSE ui
 		if !c.failed { // else it is no answer before its ACK
 			c.store.stats.answered(c.setupLocked())
 		}
+	} else {
+		d.answersFromLocked(from)
 	}
 	d.late = c.failed
 	d.meetLocked(m)
@@ -353,7 +361,7 @@ func (c *Call) knownLocked(m *wire.Msg) (*Dialog, uint64) {
 }
 
 func (d *Dialog) beginLocked(key uint64) {
-	d.key, d.state = key, early
+	d.key, d.state, d.rare = key, early, nil
 	d.call.store.index(key, d.call.id)
 }
 

@@ -36,6 +36,9 @@ func (p *playing) leg() Leg { return Leg(p.byte() & 1) }
 
 func (p *playing) tag() string { return fmt.Sprint("t", p.byte()%20) }
 
+// target is one of two.
+func (p *playing) target() Target { return Target{uint32(len(p.script) & 1), labFlow} }
+
 func (p *playing) number() uint32 {
 	return [...]uint32{0, 1, 2, 3, 4, 5, 7, 9, 100, 1<<31 - 1<<16 - 1, 1<<31 - 2, 1<<31 - 1, 6, 8, 10, 11}[p.byte()&15]
 }
@@ -202,7 +205,7 @@ func (p *playing) step() {
 		}
 	case 1, 2:
 		if m := p.responds(200, p.tag(), "INVITE", B, 1); m != nil {
-			c.Success(&fx, m, p.now)
+			c.Success(&fx, m, p.target(), p.now)
 		}
 	case 3:
 		if c.answered == 0 || p.byte()&3 == 0 {
@@ -280,10 +283,10 @@ func (p *playing) step() {
 		case 1:
 			p.s.ConnClosed(&fx, uint64(p.byte()%3), p.now)
 		case 2:
-			c.Forwarded(uint32(p.byte()%3), labFlow)
+			c.Forwarded(Target{uint32(p.byte() % 3), labFlow})
 		case 4, 5, 6, 7:
 			if m := p.responds(200, p.tag(), "INVITE", B, 1); m != nil {
-				c.Refuse(&fx, m, p.now)
+				c.Refuse(&fx, m, p.target(), p.now)
 			}
 		case 3:
 			p.wait = second - p.wait

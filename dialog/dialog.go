@@ -43,8 +43,8 @@ type Dialog struct {
 	expires  time.Duration // se_exp of RFC 4028, 0 = none
 	byeBy    time.Duration // when a BYE must have had its effect; deadline in ending and terminating
 	ended    time.Duration
-	stops    *[2]func() // of our BYEs under way; nil before the first one
-	minSE    uint32     // largest Min-SE seen
+	rare     *rare
+	minSE    uint32 // largest Min-SE seen
 	state    state
 	mode     timers.Mode
 	reason   Reason
@@ -56,6 +56,19 @@ type Dialog struct {
 	bypassed bool  // the caller ignores Record-Route: its requests do not come here
 	late     bool  // its answer came when the caller had a failure, or does not get there at all
 	mute     bool  // texts of a leg cannot be kept: no leg is probed on its behalf
+}
+
+// rare is what few dialogs have, and most only at their end.
+type rare struct {
+	stops [2]func() // of our BYEs under way
+	at    *site     // where the callee is, if not where the call is
+}
+
+func (d *Dialog) rareLocked() *rare {
+	if d.rare == nil {
+		d.rare = new(rare)
+	}
+	return d.rare
 }
 
 // A leg is what is known of one side of a dialog.

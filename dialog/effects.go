@@ -45,7 +45,7 @@ type Act struct {
 
 // actLocked asks for a request to a leg.
 func (d *Dialog) actLocked(fx *Effects, l Leg, a Act) {
-	a.Ref, a.Place = Ref{d: d, key: d.key, From: l.Peer()}, d.call.placeLocked(l)
+	a.Ref, a.Place = Ref{d: d, key: d.key, From: l.Peer()}, d.placeLocked(l)
 	fx.Acts = append(fx.Acts, a)
 }
 

@@ -70,7 +70,10 @@ const (
 	labUpdate = "Allow: INVITE, ACK, BYE, UPDATE\r\n"
 )
 
-var labFlow = Flow{Remote: netip.MustParseAddrPort("192.0.2.1:5060")}
+var (
+	labFlow   = Flow{Remote: netip.MustParseAddrPort("192.0.2.1:5060")}
+	labTarget = Target{7, labFlow}
+)
 
 // message is text as a message. Lines end with CRLF already.
 func (l *lab) message(start string, lines ...string) *wire.Msg {
@@ -121,7 +124,7 @@ func (l *lab) opens(lines string) (*Call, Refusal) {
 		Policy: l.policy, Msg: m, Ask: ask, Duty: l.policy.Request(ask, 0), Source: labFlow, Now: l.now,
 	})
 	if c != nil {
-		c.Forwarded(7, labFlow)
+		c.Forwarded(labTarget)
 		l.call = c
 	}
 	return c, refusal
@@ -144,7 +147,7 @@ func (l *lab) rings(tag, lines string) {
 func (l *lab) answers(tag, lines string) {
 	l.Helper()
 	var fx Effects
-	l.call.Success(&fx, l.response(B, 200, tag, "INVITE", 1, lines, labSDPB), l.now)
+	l.call.Success(&fx, l.response(B, 200, tag, "INVITE", 1, lines, labSDPB), labTarget, l.now)
 	l.take(&fx)
 }
 

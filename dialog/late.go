@@ -37,9 +37,9 @@ func (d *Dialog) isUnclaimedLocked(now time.Duration) bool {
 }
 
 // Refuse takes a 2xx to the INVITE that must not be passed on, because its client
-// transaction is over (RFC 6026 8.9). Its callee is hung up on at once; a copy of an
-// answer that was passed on means nothing any more.
-func (c *Call) Refuse(fx *Effects, m *wire.Msg, now time.Duration) {
+// transaction is over (RFC 6026 8.9). Its callee is hung up on at once, and the call stays
+// where it is; a copy of an answer that was passed on means nothing any more.
+func (c *Call) Refuse(fx *Effects, m *wire.Msg, from Target, now time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d, key := c.knownLocked(m)
@@ -60,6 +60,7 @@ func (c *Call) Refuse(fx *Effects, m *wire.Msg, now time.Duration) {
 		return
 	}
 	d.beginLocked(key)
+	d.answersFromLocked(from)
 	d.meetLocked(m)
 	d.answered, d.late = now, true
 	d.state, d.ended, d.by, d.reason = terminating, now, Edge, AckMissing

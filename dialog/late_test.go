@@ -15,7 +15,7 @@ import (
 func (l *lab) refuses(tag string) {
 	l.Helper()
 	var fx Effects
-	l.call.Refuse(&fx, l.response(B, 200, tag, "INVITE", 1, "", labSDPB), l.now)
+	l.call.Refuse(&fx, l.response(B, 200, tag, "INVITE", 1, "", labSDPB), labTarget, l.now)
 	l.take(&fx)
 }
 

@@ -269,18 +269,15 @@ func (a *Act) Sent(fx *Effects, stop func()) {
 		fx.Stops = append(fx.Stops, stop)
 		return
 	}
-	if d.stops == nil {
-		d.stops = new([2]func())
-	}
-	d.stops[a.To()] = stop
+	d.rareLocked().stops[a.To()] = stop
 }
 
 // byeEndedLocked: a leg needs no BYE any more.
 func (d *Dialog) byeEndedLocked(fx *Effects, l Leg, now time.Duration) {
 	d.leg[l].byeDone = true
-	if d.stops != nil && d.stops[l] != nil {
-		fx.Stops = append(fx.Stops, d.stops[l])
-		d.stops[l] = nil
+	if d.rare != nil && d.rare.stops[l] != nil {
+		fx.Stops = append(fx.Stops, d.rare.stops[l])
+		d.rare.stops[l] = nil
 	}
 	if d.leg[l.Peer()].byeDone {
 		d.call.forgetLocked(d, now)

@@ -85,12 +85,12 @@ func held(t testing.TB, n int, allow, sdp string) (*Store, int) {
 		if refusal != Opened {
 			t.Fatal(refusal)
 		}
-		c.Forwarded(1, Flow{})
+		c.Forwarded(Target{Backend: 1})
 		tagged := fmt.Sprintf("%s;tag=%016x", to, i*13)
 		scan("SIP/2.0 180 Ringing\r\n" + ids(tagged, "INVITE") + "\r\n")
 		c.Provisional(m, 2*time.Second)
 		scan("SIP/2.0 200 OK\r\n" + ids(tagged, "INVITE") + labTimer + allow + body(sdp))
-		c.Success(&fx, m, 3*time.Second)
+		c.Success(&fx, m, Target{Backend: 1}, 3*time.Second)
 		scan("ACK sip:user@192.0.2.17 SIP/2.0\r\n" + ids(tagged, "ACK") + "\r\n")
 		s.Find(c.ID(), m, true).Ack(&fx, m, 4*time.Second)
 		if c.first.state != confirmed || !fx.Empty() {

@@ -93,15 +93,38 @@ func (r Ref) Place() Place {
 	c := r.d.call
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.placeLocked(r.From.Peer())
+	return r.d.placeLocked(r.From.Peer())
 }
 
-func (c *Call) placeLocked(l Leg) Place {
-	p := Place{Outside: l == c.outer && c.outside.isSet, Backend: c.backend, Began: c.began}
+func (d *Dialog) placeLocked(l Leg) Place {
+	c := d.call
+	at := site{c.outside, c.backend}
+	if d.rare != nil && d.rare.at != nil && l == B {
+		at = *d.rare.at
+	}
+	p := Place{Outside: l == c.outer && at.outside.isSet, Backend: at.backend, Began: c.began}
 	if p.Outside {
-		p.Flow = c.outside.unpack()
+		p.Flow = at.outside.unpack()
 	}
 	return p
+}
+
+// A site is where a callee is.
+type site struct {
+	outside flow
+	backend uint32
+}
+
+// answersFromLocked notes where a callee is that is not the one that the call is at.
+func (d *Dialog) answersFromLocked(t Target) {
+	c := d.call
+	at := site{c.outside, t.Backend}
+	if c.outer == B {
+		at = site{packFlow(t.Flow), c.backend}
+	}
+	if at != (site{c.outside, c.backend}) {
+		d.rareLocked().at = &at
+	}
 }
 
 // A Verdict says what becomes of an in-dialog request.
@@ -309,7 +332,7 @@ func (t *Tx) refreshLocked() {
 	t.refreshed = true
 	d.retargetLocked(t.ref.From, t.contact)
 	if c := d.call; c.outer == t.ref.From && c.outside.isSet {
-		c.moveLocked(t.flow, t.contact)
+		d.moveLocked(t.flow, t.contact)
 	}
 }
 
@@ -326,7 +349,7 @@ func (d *Dialog) retargetLocked(l Leg, contact []byte) {
 // moveLocked follows the outside party. Where it announces another port of the
 // address it is seen at, that is where it listens; else answers reach it where the
 // request came from.
-func (c *Call) moveLocked(from flow, contact []byte) {
+func (d *Dialog) moveLocked(from flow, contact []byte) {
 	uri, _, ok := wire.NameAddrURI(contact)
 	if u, isURI := wire.ParseURI(uri); ok && isURI && !from.proto.Reliable() {
 		a, isIP := u.Addr()
@@ -337,7 +360,11 @@ func (c *Call) moveLocked(from flow, contact []byte) {
 			}
 		}
 	}
-	c.outsideLocked(from)
+	if d.rare != nil && d.rare.at != nil && d.call.outer == B {
+		d.rare.at.outside = from
+		return
+	}
+	d.call.outsideLocked(from)
 }
 
 // Final takes the final response as it goes back; m is nil when it is the edge's

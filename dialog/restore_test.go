@@ -76,7 +76,7 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 		{reflect.TypeFor[Call](), "policy began invite first more source outside backend answered setup tagAt tagLen outer noInject reported failed",
 			"store id revived timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
 		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute late",
-			"call key copied stops doubted"},
+			"call key copied doubted rare"},
 		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
 			"probeAt blocked invite last retries failures late glares own open reoffer turn byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},
@@ -384,7 +384,7 @@ func TestRestartKeepsEachAnsweredForkAndItsPlace(t *testing.T) {
 	m := l.message("INVITE sip:bob@example.org SIP/2.0", identity(A, "", "INVITE", 1), "Contact: "+labCaller+"\r\n", body(labSDPA))
 	at := Flow{Proto: wire.TLS, Listener: 3, Remote: netip.MustParseAddrPort("[2001:db8::1]:5071"), Conn: 99}
 	l.call, _ = l.s.Open(Invite{Policy: l.policy, Msg: m, Source: at, Now: l.now})
-	l.call.Forwarded(7, labFlow)
+	l.call.Forwarded(labTarget)
 	l.rings("early", "")
 	l.answers("tb", "")
 	l.answers("tc", "")

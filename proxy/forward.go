@@ -42,7 +42,7 @@ func (c *responseContext) tryNextFromLocked(w *scratch, m *wire.Msg, now time.Du
 	l.flow, l.backend, l.addr = h.flow, h.backend, h.addr
 	l.byPath = c.route.enrols != nil && c.route.enrols.path
 	if c.call != nil {
-		c.call.Forwarded(h.backendID(), dialogFlow(h.flow))
+		c.call.Forwarded(l.target())
 	}
 	l.client = transaction.NewMachine(kind, h.flow.Proto().Reliable())
 	l.client.Step(transaction.Start, now, &c.snap.times)

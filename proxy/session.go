@@ -110,24 +110,23 @@ func (c *responseContext) heardProvisionalLocked(m *wire.Msg, now time.Duration)
 func (c *responseContext) heardSuccessLocked(w *scratch, l *leg, now time.Duration) (insertSE uint32, pass bool) {
 	m := &w.msg
 	if c.call != nil {
-		c.answersLocked(l)
-		return c.call.Success(&w.effects, m, now)
+		if c.legs > 1 {
+			c.call.Forwarded(l.target())
+		}
+		return c.call.Success(&w.effects, m, l.target(), now)
 	}
 	return c.heardFinalLocked(w, m, m.Status, now), true
 }
 
-// answersLocked tells the call which of several targets answers it.
-func (c *responseContext) answersLocked(l *leg) {
-	if c.legs > 1 {
-		c.call.Forwarded(hop{backend: l.backend}.backendID(), dialogFlow(l.flow))
-	}
+// target is where the leg went, as dialogs keep it.
+func (l *leg) target() dialog.Target {
+	return dialog.Target{Backend: hop{backend: l.backend}.backendID(), Flow: dialogFlow(l.flow)}
 }
 
 // refuseLocked has a 2xx refused whose client transaction is over.
 func (c *responseContext) refuseLocked(w *scratch, l *leg, now time.Duration) {
 	c.edge.count.lateSuccess.Add(1)
-	c.answersLocked(l)
-	c.call.Refuse(&w.effects, &w.msg, now)
+	c.call.Refuse(&w.effects, &w.msg, l.target(), now)
 }
 
 // heardFinalLocked tells the dialog of the final response to a request in it; m is

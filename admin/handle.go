@@ -253,8 +253,11 @@ func (s *Server) endCall(r *http.Request) answer {
 		return noCall
 	}
 	if !s.edge.EndCall(c.ID) {
-		if c.Answer.IsZero() {
+		switch {
+		case c.Answer.IsZero():
 			return refuse(http.StatusConflict, "the call is not answered yet, so there is nothing to send BYE for")
+		case c.State == "ending" || c.State == "terminating":
+			return refuse(http.StatusConflict, "the call is being ended already")
 		}
 		return noCall // since we looked
 	}

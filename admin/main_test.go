@@ -111,7 +111,7 @@ func realEdge(t *testing.T) *proxy.Edge {
 	return e
 }
 
-// manyCalls is an edge with calls: every fifth rings.
+// manyCalls is an edge with calls: every fifth rings, number 11 ends.
 type manyCalls struct {
 	admintest.Guard
 	admintest.Registrar
@@ -131,6 +131,9 @@ func (e *manyCalls) Calls(f proxy.CallFilter) (all []proxy.CallInfo) {
 		if i%5 == 4 {
 			c.State, c.Mode, c.Answer = "ringing", "", time.Time{}
 		}
+		if i == 11 {
+			c.State = "terminating"
+		}
 		if f.ID != "" && f.ID != c.ID || f.CallID != "" && f.CallID != c.CallID || f.Backend != "" && f.Backend != c.Backend ||
 			f.Mode != "" && f.Mode != c.Mode || !strings.Contains(c.From+" "+c.To, f.Party) {
 			continue
@@ -145,7 +148,7 @@ func (e *manyCalls) Calls(f proxy.CallFilter) (all []proxy.CallInfo) {
 func (e *manyCalls) EndCall(id string) bool {
 	e.entered()
 	found := e.Calls(proxy.CallFilter{ID: id})
-	if len(found) == 0 || found[0].Answer.IsZero() {
+	if len(found) == 0 || found[0].State != "confirmed" {
 		return false
 	}
 	e.mu.Lock()

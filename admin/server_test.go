@@ -92,6 +92,7 @@ func TestAnswers(t *testing.T) {
 		{"end", "DELETE", "/v1/calls/7", "", 202, `"id":"7"`},
 		{"end none", "DELETE", "/v1/calls/99", "", 404, `no such call`},
 		{"end one that rings", "DELETE", "/v1/calls/4", "", 409, `not answered yet`},
+		{"end one that ends", "DELETE", "/v1/calls/11", "", 409, `being ended already`},
 		{"stats", "GET", "/v1/stats", "", 200, `"concurrent":12`},
 		{"backends", "GET", "/v1/backends", "", 200, `{"backends":[{"pool":"pbx"`},
 		{"backend unknown", "PUT", "/v1/backends/pbx/none", `{"state":"drain"}`, 404, `no backend pbx/none`},

@@ -20,7 +20,9 @@ type Report struct {
 	Limits                 []Limit // the first to fire first
 	Legs                   [2]LegReport
 	Dialogs                int
-	Watched                bool // probes are sent
+	Watched                bool   // probes are sent
+	Unheard                bool   // no ACK came, or requests of the caller go past us
+	Reason                 Reason // of the end, once the edge has sent BYE
 }
 
 // Limit is one armed limit.
@@ -67,13 +69,18 @@ func (c *Call) Report() Report {
 	r.NextProbe = timers.Sooner(d.leg[A].probeAt, d.leg[B].probeAt)
 	r.Verified = min(d.leg[A].proof, d.leg[B].proof)
 	r.Limits = d.limitsLocked()
+	isRunning := d.state == waitsForAck || d.state == confirmed
+	r.Unheard = isRunning && (d.noAck || d.bypassed)
+	if d.state == terminating {
+		r.Reason = d.reason
+	}
 	for _, l := range [2]Leg{A, B} {
 		x := &d.leg[l]
 		leg := LegReport{SE: x.se, Refreshes: x.refreshes, Verified: x.proof, Failures: int(x.failures)}
 		if uri, _, ok := wire.NameAddrURI(d.texts.get(contactOf(l))); ok {
 			leg.Target = uri
 		}
-		if d.isProbed(l) {
+		if isRunning && d.isProbed(l) {
 			leg.Probe = d.methodLocked(l)
 			r.Watched = true
 		}

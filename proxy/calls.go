@@ -169,14 +169,22 @@ func (e *Edge) legInfo(l dialog.Leg, r dialog.LegReport) LegInfo {
 // why says in words how a call is watched.
 func why(r *dialog.Report) string {
 	switch {
+	case r.Reason != dialog.NoReason:
+		return "the edge has ended it (" + r.Reason.String() + "): its BYEs wait to be answered"
+	case r.State == "ending":
+		return "one side has hung up: its BYE waits to be answered"
+	case r.Unheard:
+		return "nothing of the caller comes through the edge, no ACK either: nothing is sent, only its limits end it"
+	case r.State == "unacknowledged":
+		return "the caller has not acknowledged the answer yet: nothing is sent before; after ack_timeout the edge asks both sides"
 	case r.Mode == timers.ModeN:
-		return "neither side showed a session timer: nothing is sent, no_timer_call_duration and max_call_duration end it"
+		return "no session timer to go by: nothing is sent, only its limits end it"
 	case !r.Watched:
-		return "it cannot be probed: no_timer_call_duration and max_call_duration end it"
+		return "no leg is or can be probed: only its limits end it"
 	case r.Mode == timers.ModeR:
-		return "a session timer runs: the edge refreshes each leg as that leg believes, and ends the call when one gives no sign of life for session_ttl"
+		return "a session timer runs: the edge refreshes it as each leg believes, and ends the call when a leg gives no sign of life for session_ttl"
 	case r.Mode == timers.ModeP:
-		return "one side knows session timers, none runs: the edge asks both legs, and ends the call when one gives no sign of life for session_ttl"
+		return "one side knows session timers, none runs: the edge asks for signs of life, and ends the call when a leg gives none for session_ttl"
 	}
 	return ""
 }

@@ -23,7 +23,7 @@ import (
 // noon is when the listings of the golden files are made.
 var noon = admintest.Noon
 
-// shownCalls are calls of each kind; the last one has what a caller can write to harm who reads it.
+// shownCalls are calls of each kind; 1c has what a caller can write to harm who reads it.
 func shownCalls() []proxy.CallInfo {
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
 	return []proxy.CallInfo{
@@ -51,6 +51,11 @@ func shownCalls() []proxy.CallInfo {
 			Pool: "pbx", State: "ringing", Start: at(-4 * time.Second), Age: 4, Ends: at(-time.Second), EndsBy: "max_ring_duration", Dialogs: 1,
 			Why: "not answered\nyet\x1b[2J", Legs: []proxy.LegInfo{{Leg: "caller", Target: "sip:\x1b[2J"}},
 		},
+		{
+			ID: "1d", CallID: "c1@host", From: "sip:alice@example.org", To: "sip:bob@example.org", RURI: "sip:bob@203.0.113.5",
+			Source: "udp:192.0.2.10:5060", Pool: "pbx", Backend: "pbx1", State: "terminating", Mode: "P", Start: at(-time.Minute), Answer: at(-50 * time.Second),
+			Age: 50, LastVerified: at(-50 * time.Second), Why: "the edge has ended it", Dialogs: 1, Legs: []proxy.LegInfo{{Leg: "caller"}, {Leg: "callee"}},
+		},
 	}
 }
 
@@ -74,6 +79,7 @@ func TestListingsAreAsPromised(t *testing.T) {
 		"calls-show-r":    func(b *strings.Builder) { writeCall(b, calls[0], noon) },
 		"calls-show-n":    func(b *strings.Builder) { writeCall(b, calls[1], noon) },
 		"calls-show-ring": func(b *strings.Builder) { writeCall(b, calls[2], noon) },
+		"calls-show-end":  func(b *strings.Builder) { writeCall(b, calls[3], noon) },
 		"calls-stats":     func(b *strings.Builder) { writeStats(b, stats) },
 		"calls-stats-new": func(b *strings.Builder) { writeStats(b, proxy.CallStats{}) },
 		"backends-list":   func(b *strings.Builder) { writeBackends(b, backends, noon) },

@@ -173,7 +173,12 @@ func (p colors) ofCall(state string) string {
 // writeCall explains a call.
 func writeCall(out io.Writer, c proxy.CallInfo, now time.Time) {
 	p := palette(out)
-	head := fmt.Sprintf("call %s: %s for %s", visible(c.ID), visible(c.State), seconds(c.Age))
+	isEnding := c.State == "ending" || c.State == "terminating"
+	lasts := "for"
+	if isEnding {
+		lasts = "after"
+	}
+	head := fmt.Sprintf("call %s: %s %s %s", visible(c.ID), visible(c.State), lasts, seconds(c.Age))
 	if c.Mode != "" {
 		head += ", mode " + visible(c.Mode)
 	}
@@ -190,6 +195,8 @@ func writeCall(out io.Writer, c proxy.CallInfo, now time.Time) {
 	}
 	ends := "by nothing but its parties: no limit is armed"
 	switch {
+	case isEnding:
+		ends = "when its BYE is answered, or cannot be any more"
 	case !c.Ends.IsZero() && !c.Ends.After(now):
 		ends = "now, by " + c.EndsBy
 	case !c.Ends.IsZero():

@@ -11,7 +11,7 @@ func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h h
 	if h.backend == nil {
 		return
 	}
-	x.path, x.tookBack, x.wentBare = w.edge.usesPath(snap, m, h.backend), false, false
+	x.path, x.tookBack, x.wentBare = w.edge.usesPath(snap, m, x.aor, h.backend), false, false
 	by := w.edge.innerFace(snap, h.flow)
 	if x.path {
 		w.splicePath(m, x, by)
@@ -25,7 +25,7 @@ func (w *scratch) spliceEnrolment(snap *snapshot, m *wire.Msg, x *enrolment, h h
 // itself the edge takes Path where phone or registrar are said to know it, and goes over
 // to Contact when the registrar did not keep it. A Path that is there already would be lost
 // on a registrar that knows only our Contact.
-func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, b *backend.Backend) bool {
+func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, aor string, b *backend.Backend) bool {
 	switch snap.config.Registration.Mode {
 	case "path":
 		return true
@@ -33,7 +33,7 @@ func (e *Edge) usesPath(snap *snapshot, m *wire.Msg, b *backend.Backend) bool {
 		return false
 	}
 	offered := m.Lists(wire.KindSupported, "path") || m.First(wire.KindPath) >= 0
-	return (offered || b.Pool().Config().SupportsPath) && !e.registrars.isPathless(b.ID())
+	return (offered || b.Pool().Config().SupportsPath) && !e.registrars.isPathless(b.ID(), aor)
 }
 
 // innerFace is what a registrar has to send to. Over a stream that is a listener too, never

@@ -91,6 +91,8 @@ func TestNobodyTurnsARegistrarIntoOneWithoutPath(t *testing.T) {
 		{"not listed", "<sip:alice@192.168.1.20>;expires=60", []string{"Contact: <sip:alice@192.168.1.77>;expires=60\r\n"}},
 		{"listed as over", "<sip:alice@192.168.1.20>;expires=60", []string{"Contact: <sip:alice@192.168.1.20>;expires=0\r\n"}},
 		{"no SIP", "<tel:+4930123>;expires=60", []string{"Contact: <tel:+4930123>;expires=60\r\n"}},
+		// Asterisk keeps no Path of a phone whose user part is not the name of its AOR.
+		{"another user part", "<sip:x@192.168.1.20>;expires=60", []string{"Contact: <sip:x@192.168.1.20>;expires=60\r\n"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			inLab(t, 1, mode("auto", true), func(t *testing.T, l *lab) {

@@ -473,7 +473,7 @@ func TestLongContacts(t *testing.T) {
 func TestLateAnswerOfTheFirstNode(t *testing.T) {
 	inLab(t, 2, mode("auto", true), func(t *testing.T, l *lab) {
 		alice, id := l.phone.handset("alice"), l.e.snap.Load().pools.Pool("pbx").Backends()[0].ID()
-		l.e.registrars.ignoresPath(id)
+		l.e.registrars.ignoresPath(id, alice.aor, true)
 		alice.sends(alice.register("<sip:alice@192.168.1.20>"))
 		first := l.pbx[0].get("REGISTER")
 		var second *wire.Msg

@@ -430,6 +430,50 @@ func TestRegistrarThatIgnoresPathGetsContacts(t *testing.T) {
 	})
 }
 
+// TestRegistrarIgnoresPathWhereSeveralUsersShowIt: one user changes what becomes of himself alone, three that of all. An
+// answer that lists a Contact from elsewhere says nothing of the registrar: Asterisk answers with the Path of any Contact
+// of the AOR, and with none where that one has none, because it came directly or while there was no Path.
+func TestRegistrarIgnoresPathWhereSeveralUsersShowIt(t *testing.T) {
+	for _, x := range []struct {
+		name, listed string
+		ignores      bool
+	}{
+		{"alone", "", true},
+		{"with one from elsewhere", "Contact: <sip:other@10.0.0.9>;expires=600\r\n", false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			inLab(t, 1, mode("auto", true), func(t *testing.T, l *lab) {
+				pbx := l.pbx[0]
+				usesPath := func(user string) bool {
+					h, contact := l.newPeer(user).handset(user), "<sip:"+user+"@192.168.1.20>"
+					h.sends(h.register(contact))
+					asked := pbx.get("REGISTER")
+					pbx.answers(asked, 200, "r", "Contact: "+contact+";expires=600\r\n", x.listed)
+					if h.get("200 REGISTER"); asked.First(wire.KindPath) < 0 {
+						return false
+					}
+					if asked, _ = h.registers(pbx, contact); asked.First(wire.KindPath) >= 0 {
+						t.Errorf("%s has a Path again", user)
+					}
+					return true
+				}
+				for n := range pathlessCount {
+					if !usesPath(fmt.Sprint("user", n)) {
+						t.Errorf("no Path for user %d", n)
+					}
+				}
+				if got := usesPath("alice"); got == x.ignores {
+					t.Errorf("the next one has a Path: %t", got)
+				}
+				if n := len(l.lines("registrar ignores Path: ")); (n == 1) != x.ignores || n > 1 {
+					t.Errorf("%d lines of the registrar", n)
+				}
+				pass(time.Minute)
+			})
+		})
+	}
+}
+
 func TestTooManyContactsAreRefused(t *testing.T) {
 	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
 		alice := l.phone.handset("alice")

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"time"
 
@@ -45,7 +46,7 @@ func (c *responseContext) registeredLocked(w *scratch, l *leg, now time.Duration
 		}
 		lasts, isListed := x.granted(req, res, k)
 		if ignored && isListed && lasts > 0 { // anything else may have other reasons
-			e.ignoredPath(w, l.backend)
+			e.ignoredPath(w, l.backend, x.aor, x.isAlone(req, res), now)
 			ignored = false
 		}
 		c.learnLocked(req, k, l, time.Duration(lasts)*time.Second, now)
@@ -142,6 +143,24 @@ func (x *enrolment) granted(req, res *wire.Msg, k *enrolled) (seconds int, isLis
 	}
 }
 
+// isAlone says whether the answer lists no Contact but what was asked for. Registrars may have
+// no Path for others, and say none then, or that of any one, as Asterisk does.
+func (x *enrolment) isAlone(req, res *wire.Msg) bool {
+	it := res.Values(wire.KindContact)
+	for {
+		v, ok := it.Next()
+		if !ok {
+			return true
+		}
+		uri, params, _, ok := res.ValueURI(v)
+		if !ok || !slices.ContainsFunc(x.contacts, func(k enrolled) bool {
+			return x.likeness(req.Bytes(k.uri), res.Bytes(uri), res.Bytes(params), &k) > 0
+		}) {
+			return false
+		}
+	}
+}
+
 // likeness is how much a Contact of the answer is the one that was asked for, 0 not at all. Registrars write URIs in a way
 // of their own, and list other phones with the same private address, and the same phone on another flow, too.
 func (x *enrolment) likeness(asked, answered, params []byte, k *enrolled) (fit int) {
@@ -212,17 +231,27 @@ func (c *responseContext) refusedLocked(l *leg, status int) {
 
 // ignoredPath takes a registrar's 2xx without Path for what it is: RFC 3327 5.3 has it
 // repeated there. In mode auto the phone is to come back soon, for a Contact of ours.
-func (e *Edge) ignoredPath(w *scratch, b *backend.Backend) {
-	isNews, line := e.registrars.ignoresPath(b.ID()), e.log.Op().Warn().Str("backend", b.Name())
-	if e.snap.Load().config.Registration.Mode == "path" {
-		if isNews {
-			line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
-		}
+func (e *Edge) ignoredPath(w *scratch, b *backend.Backend, aor string, isAlone bool, now time.Duration) {
+	isAuto := e.snap.Load().config.Registration.Mode != "path"
+	if isAuto {
+		w.comeBack = true
+	} else if !isAlone { // it may have kept it, and nothing would change
 		return
 	}
-	w.comeBack = true
-	if isNews {
-		line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on, which this one is asked for soon")
+	isNews, isAllNews := e.registrars.ignoresPath(b.ID(), aor, isAlone)
+	if !isAllNews && (!isNews || !e.noteLines.Admit(now)) {
+		return
+	}
+	line := e.log.Op().Warn().Str("backend", b.Name())
+	switch {
+	case isAllNews && isAuto:
+		line.Msg("registrar ignores Path: phones get a Contact of the edge's from their next REGISTER on")
+	case isAllNews:
+		line.Msg("registrar ignores Path: calls to phones will not find the edge; let it accept Path, or set registration.mode to auto or contact")
+	case isAuto:
+		line.Str("aor", aor).Msg("registrar ignores Path of this user: his phones get a Contact of the edge's from their next REGISTER on, which this one is asked for soon")
+	default:
+		line.Str("aor", aor).Msg("registrar ignores Path of this user: calls to his phone will not find the edge; let it accept Path, or set registration.mode to auto or contact")
 	}
 }
 

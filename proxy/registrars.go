@@ -10,8 +10,17 @@ import (
 // changes a registrar tells the edge so. It is bounded by the backends there are.
 type registrars struct {
 	mu       sync.Mutex
-	pathless map[uint32]bool    // by backend.Backend.ID: did not keep a Path
-	single   map[uint32]*single // refused REGISTERs that took an old Contact back
+	pathless map[uint32]*pathless // by backend.Backend.ID: did not keep a Path
+	single   map[uint32]*single   // refused REGISTERs that took an old Contact back
+}
+
+// A pathless is a registrar that did not keep the Path of some users. There are registrars
+// that decide by user: Asterisk does by the settings of the AOR, and keeps no Path of a phone
+// whose Contact has another user part. Nobody is to change by a Contact of his own how
+// others are registered, so several show that it keeps none.
+type pathless struct {
+	users map[string]bool // by AoR: whether the answer spoke of this phone alone
+	alone int             // those that it did
 }
 
 // A single is a registrar that may want one Contact. One refusal says little: a node is in
@@ -24,28 +33,49 @@ type single struct {
 
 // Numbers we chose.
 const (
-	singleCount = 3   // phones that show that a registrar wants one Contact
-	maxRefused  = 256 // phones that may show it next
+	singleCount   = 3    // phones that show that a registrar wants one Contact
+	maxRefused    = 256  // phones that may show it next
+	pathlessCount = 3    // users that show that a registrar keeps no Path
+	maxPathless   = 1024 // users without Path, from which on nobody has one
 )
 
-func (r *registrars) isPathless(id uint32) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.pathless[id]
-}
+func (p *pathless) isAll() bool { return p.alone >= pathlessCount || len(p.users) >= maxPathless }
 
-// ignoresPath returns whether that is news.
-func (r *registrars) ignoresPath(id uint32) (isNews bool) {
+// isPathless says whether a registrar does not keep the Path of a user.
+func (r *registrars) isPathless(id uint32, aor string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pathless[id] {
+	p := r.pathless[id]
+	if p == nil {
 		return false
 	}
-	if r.pathless == nil {
-		r.pathless = map[uint32]bool{}
+	_, found := p.users[aor]
+	return found || p.isAll()
+}
+
+// ignoresPath notes a user whose Path was not kept. An answer that lists other Contacts, too,
+// may have said no Path because of these. It returns whether this user and whether the whole
+// registrar are news.
+func (r *registrars) ignoresPath(id uint32, aor string, isAlone bool) (isNews, isAllNews bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pathless[id]
+	if p == nil {
+		if r.pathless == nil {
+			r.pathless = map[uint32]*pathless{}
+		}
+		p = &pathless{users: map[string]bool{}}
+		r.pathless[id] = p
 	}
-	r.pathless[id] = true
-	return true
+	if p.isAll() {
+		return false, false
+	}
+	wasAlone, found := p.users[aor]
+	p.users[aor] = wasAlone || isAlone
+	if isAlone && !wasAlone {
+		p.alone++
+	}
+	return !found, p.isAll()
 }
 
 // takesBack says whether the REGISTER of a phone may take an old Contact back.

@@ -100,3 +100,20 @@ func TestOnePhoneDoesNotMakeARegistrarOneOfOneContact(t *testing.T) {
 		t.Error("three phones have shown nothing")
 	}
 }
+
+// TestUsersWithoutPathAreBounded: who registers under ever new names fills no memory.
+func TestUsersWithoutPathAreBounded(t *testing.T) {
+	var r registrars
+	for i := range 2 * maxPathless {
+		_, isAllNews := r.ignoresPath(1, fmt.Sprint("user", i), false)
+		if isAllNews != (i == maxPathless-1) {
+			t.Errorf("user %d: all of them: %t", i, isAllNews)
+		}
+	}
+	if n := len(r.pathless[1].users); n != maxPathless {
+		t.Errorf("%d users", n)
+	}
+	if !r.isPathless(1, "anybody") || r.isPathless(2, "user0") {
+		t.Error("it is all users of this registrar")
+	}
+}

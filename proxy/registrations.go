@@ -118,8 +118,8 @@ func (e *Edge) registrationInfo(b *binding.Binding) RegistrationInfo {
 	case b.Closed != 0:
 		x.State, x.Closed = "closed", e.wallTime(b.Closed)
 		x.Why = "its connection is closed: a call to it gets 430 at once, until the phone registers over a new one"
-	case b.Shown == "" && e.registrars.isPathless(b.Backend):
-		x.Why = "its registrar ignores Path: a call to it does not find the edge until the phone registers again"
+	case b.Shown == "" && e.registrars.isPathless(b.Backend, b.AoR):
+		x.Why = "its registrar ignores its Path: a call to it does not find the edge until the phone registers again"
 	case b.Instance == "" && b.Returned > 1:
 		x.Why = "a call to it goes over this flow, but it has come from this one and another in turns: these may be two phones of one address without +sip.instance, of which only the one that registered last is called"
 	case x.Missed > 1:

@@ -82,10 +82,17 @@ func (c *responseContext) connectBackLocked(gone transport.Flow) (transport.Flow
 	if to.Proto == wire.TCP && to.Addr.Port() < firstUserPort {
 		return transport.Flow{}, false
 	}
-	if c.reopened || e.isBanned(to.Addr.Addr()) || !e.reopens.Admit(e.wheel.Now()) {
+	if c.reopened || e.isBanned(to.Addr.Addr()) {
 		return transport.Flow{}, false
 	}
 	c.reopened = true
-	f, err := e.net.ConnectBack(to.Proto, to.Addr, to.ServerName, dialsFrom(snap.egress(to.Proto, to.Addr.Addr(), false)))
+	from := dialsFrom(snap.egress(to.Proto, to.Addr.Addr(), false))
+	if f, ok := e.net.ConnectedBack(to.Proto, to.Addr, to.ServerName, from); ok {
+		return f, true // another response had it opened
+	}
+	if !e.reopens.Admit(e.wheel.Now()) {
+		return transport.Flow{}, false
+	}
+	f, err := e.net.ConnectBack(to.Proto, to.Addr, to.ServerName, from)
 	return f, err == nil
 }

@@ -116,6 +116,33 @@ func TestReopenedConnectionsAreRare(t *testing.T) {
 	}
 }
 
+// A carrier has all its calls on one connection. That is opened again once, whatever goes over it then: what is bounded are
+// connections.
+func TestResponsesShareAReopenedConnection(t *testing.T) {
+	const calls = 3 * reopensPerSecond
+	l, pbx := startedWithPBX(t, nil)
+	ln := listenTCP(t)
+	carrier := l.dial(1)
+	var invites []*wire.Msg
+	for i := range calls {
+		carrier.sends(callerOver(ln.Addr().String(), i))
+		carrier.get("100 INVITE")
+		invites = append(invites, pbx.get("INVITE"))
+	}
+	carrier.leaves()
+	for _, inv := range invites {
+		l.sendUDP(pbx, response(inv, 486, "b"))
+		pbx.get("ACK")
+	}
+	again := accept(l, ln)
+	for range invites {
+		again.get("486 INVITE")
+	}
+	if n := l.e.net.Stats().Connections; n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 // A node of the pool is called back where it takes requests, as often as it takes.
 func TestResponseReopensTheConnectionOfANode(t *testing.T) {
 	ln := listenTCP(t)

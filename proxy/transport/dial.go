@@ -37,6 +37,26 @@ func (l *Layer) Connected(proto wire.Proto, remote netip.AddrPort) (Flow, bool) 
 	return c.Flow(), true
 }
 
+// ConnectedBack returns the flow that ConnectBack would find, if there is one.
+func (l *Layer) ConnectedBack(proto wire.Proto, remote netip.AddrPort, serverName string, local netip.Addr) (Flow, bool) {
+	c := l.conns.find(peer{proto, unmapped(remote)}, fitting(proto, serverName, local, true))
+	if c == nil {
+		return Flow{}, false
+	}
+	return c.Flow(), true
+}
+
+// fitting tells which connections serve who asks for one.
+func fitting(proto wire.Proto, serverName string, local netip.Addr, isBack bool) func(*Conn) bool {
+	local = local.Unmap()
+	return func(c *Conn) bool {
+		if local.IsValid() && !local.IsUnspecified() && c.Local().Addr() != local {
+			return false
+		}
+		return proto != wire.TLS || c.inbound && !isBack || !c.inbound && c.serverName == serverName
+	}
+}
+
 func (l *Layer) connect(proto wire.Proto, remote netip.AddrPort, serverName string, local netip.Addr, isBack bool) (Flow, error) {
 	if proto != wire.TCP && proto != wire.TLS {
 		return Flow{}, fmt.Errorf("connect to %s: %s is not supported", remote, proto)
@@ -51,12 +71,7 @@ func (l *Layer) connect(proto wire.Proto, remote netip.AddrPort, serverName stri
 	if local.IsValid() && local.IsUnspecified() {
 		local = netip.Addr{}
 	}
-	fits := func(c *Conn) bool {
-		if local.IsValid() && c.Local().Addr() != local {
-			return false
-		}
-		return proto != wire.TLS || c.inbound && !isBack || !c.inbound && c.serverName == serverName
-	}
+	fits := fitting(proto, serverName, local, isBack)
 	if c := l.conns.find(peer{proto, remote}, fits); c != nil {
 		return c.Flow(), nil
 	}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sipward/sipward/proxy/wire"
 )
 
 // A realm goes back between quotes as it came, or not at all.
@@ -15,6 +17,17 @@ func TestQuotableRealms(t *testing.T) {
 	} {
 		if isQuotable([]byte(realm)) != want {
 			t.Errorf("%q: not %v", realm, want)
+		}
+	}
+}
+
+// A nonce is held whatever it was given for: every method that can be challenged, also one that we do not know.
+func TestNonceIsHeldForAnyMethod(t *testing.T) {
+	for _, name := range strings.Fields("INVITE BYE OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE QUERY") {
+		a := NewAuth(authEntries)
+		a.Issued(1, []byte("pbx"), []byte("n"), wire.MethodOf([]byte(name)), time.Second)
+		if !a.Holds(1, []byte("n"), time.Minute) || a.Holds(2, []byte("n"), time.Minute) || a.Holds(1, []byte("other"), time.Minute) {
+			t.Error(name)
 		}
 	}
 }

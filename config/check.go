@@ -200,7 +200,7 @@ func (l *loader) checkTimers(t Timers, tr Transaction) {
 			l.warnf("timers.no_timer_call_duration", "%s s is below 3*session_ttl (%s s): short for calls that nobody can probe", t.NoTimerCallDuration, 3*t.SessionTTL)
 		}
 		if t.MinSE > t.SessionTTL && t.InsertSE != "never" {
-			l.warnf("timers.min_se", "%s s is above session_ttl (%s s), which is the Session-Expires that the edge itself asks for", t.MinSE, t.SessionTTL)
+			l.warnf("timers.min_se", "%s s is above session_ttl (%s s): the edge asks for a Session-Expires of it, but ends a call after session_ttl without a sign of life", t.MinSE, t.SessionTTL)
 		}
 	}
 	if t.MaxCallDuration == 0 {

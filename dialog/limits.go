@@ -311,8 +311,10 @@ func (d *Dialog) reasonHeader() string {
 		return "Reason: SIP;cause=487;text=\"answered too late\"\r\n"
 	}
 	switch d.reason {
-	case SessionTTL, SessionExpired, AckMissing:
+	case SessionTTL, SessionExpired:
 		return `Reason: SIP;cause=408;text="session refresh failed";key=` + d.reason.key() + "\r\n"
+	case AckMissing:
+		return `Reason: SIP;cause=408;text="no ACK came";key=` + d.reason.key() + "\r\n"
 	case DialogGone:
 		return "Reason: SIP;cause=481;text=\"dialog is gone\"\r\n"
 	case NoTimerDuration, MaxDuration:

@@ -713,6 +713,9 @@ func TestG48TheEdgeAsksWhenNoAckComes(t *testing.T) {
 							if !near(s.at, x.ends) {
 								t.Errorf("BYE after %v", s.at)
 							}
+							if got := string(s.m.Value(wire.KindReason)); got != `SIP;cause=408;text="no ACK came";key=ack_timeout` {
+								t.Errorf("Reason %s", got)
+							}
 						case "200 INVITE":
 						default:
 							t.Errorf("%s after %v", title(s.m), s.at)

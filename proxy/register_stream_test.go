@@ -43,14 +43,21 @@ func (m *mobile) reconnects() (old net.Conn) {
 // registers returns the Contact that the registrar keeps.
 func (m *mobile) registers(more string) string {
 	m.l.Helper()
+	asked := m.asks(more)
+	m.l.sendUDP(m.pbx, response(asked, 200, "r", keeps(asked)...))
+	m.get("200 REGISTER")
+	return uriIn(asked, wire.KindContact)
+}
+
+// asks returns the REGISTER as the registrar gets it.
+func (m *mobile) asks(more string) *wire.Msg {
+	m.l.Helper()
 	m.cseq++
 	m.sends(fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/TCP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:%s@example.org>;tag=a\nTo: <sip:%s@example.org>\nCall-ID: %s\nCSeq: %d REGISTER\nContact: <sip:%s@%s;transport=tcp>;expires=%d%s\nContent-Length: 0\n\n",
 		m.conn.LocalAddr(), m.id, m.cseq, m.user, m.user, m.id, m.cseq, m.user, m.conn.LocalAddr(), m.last, more))
 	asked := m.pbx.get("REGISTER")
 	m.asked, m.path = asked, uriIn(asked, wire.KindPath)
-	m.l.sendUDP(m.pbx, response(asked, 200, "r", keeps(asked)...))
-	m.get("200 REGISTER")
-	return uriIn(asked, wire.KindContact)
+	return asked
 }
 
 // called has the backend call, and returns the answer to it that is no 100.
@@ -122,6 +129,25 @@ func TestCallToAClosedConnectionFailsAtOnce(t *testing.T) {
 				m.get("ACK")
 			}
 		})
+	}
+}
+
+// TestConnectionThatEndsBeforeItIsRegistered: the phone is gone when the registrar's answer comes. That is a lost way as any
+// other.
+func TestConnectionThatEndsBeforeItIsRegistered(t *testing.T) {
+	l, pbx := startedWithPBX(t, func(c *config.Config) {
+		mode("contact", false)(c)
+		c.Registration.ClosedGrace = config.Duration(time.Minute)
+	})
+	m := l.mobile(pbx)
+	asked := m.asks("")
+	m.leaves()
+	l.sendUDP(pbx, response(asked, 200, "r", keeps(asked)...))
+	if got := l.oneLine("[TCP:CLOSED] tcp connection closed conid="); len(got) != 1 || !strings.Contains(got[0], "alice@example.org") {
+		t.Errorf("%q", got)
+	}
+	if x := l.e.Registrations(RegistrationFilter{}); len(x) != 1 || x[0].State != "closed" {
+		t.Errorf("%+v", x)
 	}
 }
 

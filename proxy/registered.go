@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -84,8 +85,8 @@ func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts,
 		e.log.Op().Warn().Str("aor", x.aor).Str("ID", b.CallID).
 			Msg("registration is not followed: limits.max_bindings is reached, or its texts are too long; calls to it go where the registrar's Contact leads")
 	}
-	if conn := x.flow.Conn; conn != 0 && e.net.ConnByID(conn) == nil {
-		e.bindings.Closed(conn, now) // it ended while the answer was on its way
+	if conn := c.arrival.Conn(); conn != nil && e.net.ConnByID(conn.ID()) == nil {
+		e.flowClosed(conn, now) // it ended while the answer was on its way
 	}
 	x.lasts, x.user = max(x.lasts, lasts), x.aor
 	if c.attempt != nil && c.attempt.User != "" {
@@ -279,8 +280,12 @@ func (w *scratch) hasten(m *wire.Msg) {
 	}
 }
 
-// flowClosed says which phones lost their way here. They have closed_grace to come back.
+// flowClosed says which phones lost their way here. They have closed_grace to come back. What
+// Stop ends is kept as it was.
 func (e *Edge) flowClosed(c *transport.Conn, now time.Duration) {
+	if errors.Is(c.Err(), transport.ErrClosed) {
+		return
+	}
 	some, total := e.bindings.Closed(c.ID(), now)
 	if total == 0 || !e.flowLines.Admit(now) {
 		return

@@ -73,6 +73,7 @@ type Edge struct {
 	loopLines    *backend.Rate
 	tokenLines   *backend.Rate
 	flowLines    *backend.Rate
+	refused      refused
 	stunAnswers  *backend.Rate
 	reopens      *backend.Rate // connections opened to a peer outside for a response
 	banned       chan struct{} // wakes watch
@@ -142,7 +143,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 	e.guard = newGuard(c, e.dialogs.CallsOf, e.isInside)
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{
-		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned,
+		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned, OnRefused: e.refused.note,
 		OnProblem: func(format string, args ...any) { log.Op().Warn().Msg(fmt.Sprintf(format, args...)) },
 		OnReload:  func(format string, args ...any) { log.Op().Info().Msg(fmt.Sprintf(format, args...)) },
 	})

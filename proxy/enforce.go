@@ -16,7 +16,7 @@ const (
 )
 
 // watch looks after bans until ctx ends: what is over goes, what is new is enforced on
-// connections and in the kernel, and what was stopped is told.
+// connections and in the kernel, and what was stopped and refused is told.
 func (e *Edge) watch(ctx context.Context) {
 	t := time.NewTicker(settleEvery)
 	defer t.Stop()
@@ -34,6 +34,7 @@ func (e *Edge) watch(ctx context.Context) {
 		if now-told >= tellEvery {
 			told = now
 			before = e.tellStopped(before)
+			e.tellRefused()
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -204,12 +205,14 @@ func (l *Layer) accepted(from *Listener, raw *net.TCPConn) bool {
 		l.count.refusedByRule.Add(1)
 		return refuse(raw)
 	}
-	switch l.conns.accept(c) {
+	switch err := l.conns.accept(c); err {
 	case nil:
-	case errTotalLimit:
+	case ErrTotalLimit:
+		l.options.OnRefused(c.proto, remote, err)
 		l.count.refusedTotal.Add(1)
 		return refuse(raw)
-	case errSourceLimit:
+	case ErrSourceLimit:
+		l.options.OnRefused(c.proto, remote, err)
 		l.count.refusedPerSource.Add(1)
 		return refuse(raw)
 	default:
@@ -288,11 +291,20 @@ func (c *Conn) establish(raw *net.TCPConn) error {
 	}
 	stream, err := c.handshake(box, secure)
 	if err != nil {
+		c.tellRefused(err)
 		c.layer.count.handshakeFailures.Add(1)
 		return err
 	}
 	c.layer.conns.established(c)
 	return c.open(stream)
+}
+
+// tellRefused says why a peer has no connection. One that went away by itself, as those do that only look whether somebody
+// listens, has not been refused.
+func (c *Conn) tellRefused(why error) {
+	if c.inbound && !errors.Is(why, io.EOF) && !errors.Is(why, syscall.ECONNRESET) && !isClosedErr(why) {
+		c.layer.options.OnRefused(c.proto, c.remote, why)
+	}
 }
 
 // attach makes Close reach the socket.

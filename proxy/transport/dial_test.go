@@ -232,8 +232,8 @@ func TestConnectBackIsBounded(t *testing.T) {
 	}{
 		{"dials", config.Limits{}, 0, maxDialing / 8, ErrTooManyDials},
 		{"dials of others", config.Limits{}, maxDialing/8 - 1, 1, ErrTooManyDials},
-		{"total", config.Limits{MaxConnections: 32}, 20, 10, errTotalLimit},
-		{"source", config.Limits{MaxConnectionsPerSource: 5}, 20, 5, errSourceLimit},
+		{"total", config.Limits{MaxConnections: 32}, 20, 10, ErrTotalLimit},
+		{"source", config.Limits{MaxConnectionsPerSource: 5}, 20, 5, ErrSourceLimit},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l := New(Options{Limits: test.limits})

@@ -10,8 +10,10 @@ import (
 )
 
 var (
-	errTotalLimit  = errors.New("connection limit reached")
-	errSourceLimit = errors.New("connection limit of this source reached")
+	// ErrTotalLimit and ErrSourceLimit are why a peer outside may not have another connection: Limits.MaxConnections and
+	// Limits.MaxConnectionsPerSource.
+	ErrTotalLimit  = errors.New("connection limit reached")
+	ErrSourceLimit = errors.New("connection limit of this source reached")
 )
 
 // registry knows all connections and enforces how many there may be. Guests may take 15/16 of the total only, and an
@@ -60,10 +62,10 @@ func (r *registry) accept(c *Conn) error {
 // refusesLocked tells why a peer outside may not have another connection.
 func (r *registry) refusesLocked(a netip.Addr) error {
 	if limit := r.limits.maxConnections; limit > 0 && len(r.byID) >= limit-limit/16 {
-		return errTotalLimit
+		return ErrTotalLimit
 	}
 	if limit := r.limits.maxConnectionsPerSource; limit > 0 && r.bySource[sourceOf(a)] >= limit {
-		return errSourceLimit
+		return ErrSourceLimit
 	}
 	return nil
 }

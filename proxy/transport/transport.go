@@ -62,6 +62,9 @@ type Options struct {
 	OnProblem func(format string, args ...any)
 	// OnReload takes a line for each certificate that was read anew, as OnProblem does.
 	OnReload func(format string, args ...any)
+	// OnRefused is told why a connection from outside did not come about: ErrTotalLimit, ErrSourceLimit, or what went wrong
+	// in the TLS handshake or the upgrade to a WebSocket. It is called as often as peers like, and must not block.
+	OnRefused func(proto wire.Proto, remote netip.AddrPort, why error)
 }
 
 // Numbers we chose; those that an operator may need to change are in config.Limits.
@@ -153,6 +156,9 @@ func New(o Options) *Layer {
 	}
 	if o.OnReload == nil {
 		o.OnReload = func(string, ...any) {}
+	}
+	if o.OnRefused == nil {
+		o.OnRefused = func(wire.Proto, netip.AddrPort, error) {}
 	}
 	l := &Layer{options: o, limits: limitsOf(o.Limits), done: make(chan struct{}), finished: make(chan struct{})}
 	l.conns.init(l.limits)

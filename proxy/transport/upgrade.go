@@ -143,7 +143,10 @@ func (o origins) check(origin string) error {
 	if len(o) == 0 || o[normalOrigin(origin)] {
 		return nil
 	}
-	return &refusal{http.StatusForbidden, "pages of this origin may not connect"}
+	if origin == "" {
+		return &refusal{http.StatusForbidden, "only web pages may connect, and this client names no origin"}
+	}
+	return &refusal{http.StatusForbidden, fmt.Sprintf("pages of the origin %.128s may not connect", origin)}
 }
 
 // normalOrigin makes equal origins equal strings: scheme and host know no case, and the port may be implied.

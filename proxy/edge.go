@@ -143,7 +143,7 @@ func New(c *config.Config, log *eventlog.Log, records *cdr.Writer) (_ *Edge, err
 	e.guard = newGuard(c, e.dialogs.CallsOf, e.isInside)
 	e.wheel.OnPanic = func(v any, stack []byte) { e.panicked(v, stack, "timer") }
 	e.net = transport.New(transport.Options{
-		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned, OnRefused: e.refused.note,
+		Limits: c.Limits, ClientTLSFor: e.clientTLS, Admit: e.admits, Banned: e.isBanned, KeptAlive: e.keptAlive, OnRefused: e.refused.note,
 		OnProblem: func(format string, args ...any) { log.Op().Warn().Msg(fmt.Sprintf(format, args...)) },
 		OnReload:  func(format string, args ...any) { log.Op().Info().Msg(fmt.Sprintf(format, args...)) },
 	})

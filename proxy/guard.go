@@ -72,10 +72,32 @@ func (e *Edge) isBanned(src netip.Addr) bool {
 	return e.guard.Banned(s.security, src, e.wheel.Now())
 }
 
+var errConnects = errors.New("too many new connections of this source")
+
 // admits is asked by the transport for each connection.
-func (e *Edge) admits(_ *transport.Listener, remote netip.AddrPort) bool {
+func (e *Edge) admits(l *transport.Listener, remote netip.AddrPort) bool {
+	s, now := e.snap.Load(), e.wheel.Now()
+	switch {
+	case s == nil:
+		return true
+	case e.guard.Banned(s.security, remote.Addr(), now):
+		return false
+	case !e.guard.Connects(s.security, remote.Addr(), s.config.Limits.MaxConnectionsPerSource, now):
+		e.refused.note(l.Proto(), remote, errConnects)
+		return false
+	}
+	return true
+}
+
+// keptAlive is asked by the transport for keep-alives, and says whether it may go on.
+func (e *Edge) keptAlive(src netip.Addr, isStream bool) bool {
+	p, v, now := security.Packet{From: src, Source: security.SourceOf(src), Stream: isStream}, security.Verdict{}, e.wheel.Now()
 	s := e.snap.Load()
-	return s == nil || !e.guard.Banned(s.security, remote.Addr(), e.wheel.Now())
+	if s == nil {
+		return true
+	}
+	e.guard.KeepAlive(s.security, &p, &v, now)
+	return e.judged(&v, src, nil)
 }
 
 // guardPacket notes in the scratch what the packet stage looks at. What its rules look at
@@ -96,6 +118,9 @@ func (e *Edge) guarded(w *scratch, p *transport.Packet, now time.Duration) bool 
 	}
 	v := &w.verdict
 	e.guard.Packet(rules, &w.packet, v, now)
+	if v.Action == security.Pass && security.IsSTUN(p.Data) {
+		e.guard.KeepAlive(rules, &w.packet, v, now)
+	}
 	if v.Observed {
 		e.count.observed[v.Rule].Add(1)
 	}
@@ -124,7 +149,17 @@ func (e *Edge) charge(w *scratch, p *transport.Packet) bool {
 // packetJudged does what the packet stage decided of the message in w, and says whether
 // it passes. A connection of a banned source has no further use.
 func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
-	v, from := &w.verdict, w.packet.From
+	if e.judged(&w.verdict, w.packet.From, w.msg.Bytes(w.msg.CallID)) {
+		return true
+	}
+	if c := p.Flow.Conn(); c != nil {
+		c.Close(errBanned)
+	}
+	return false
+}
+
+// judged tells what was decided about a source, and says whether its message passes.
+func (e *Edge) judged(v *security.Verdict, from netip.Addr, callID []byte) bool {
 	if v.Suspended {
 		e.suspendedAt.Store(int64(e.wheel.Now()))
 	}
@@ -136,7 +171,7 @@ func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
 		e.log.Exceeded(&eventlog.Exceeded{IP: from, Count: v.Count, Limit: v.Limit, Window: v.Window, Why: v.Why})
 	}
 	if v.Ban != nil {
-		e.logBan(from, w.msg.Bytes(w.msg.CallID))
+		e.logBan(from, callID)
 		select { // until the kernel knows, a flood fills the socket's buffer
 		case e.banned <- struct{}{}:
 		default: // watch is about to look
@@ -146,9 +181,6 @@ func (e *Edge) packetJudged(w *scratch, p *transport.Packet) bool {
 		return true
 	}
 	e.count.stopped[v.Rule].Add(1)
-	if c := p.Flow.Conn(); c != nil {
-		c.Close(errBanned)
-	}
 	return false
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -212,5 +213,55 @@ func TestKernelFollowsBans(t *testing.T) {
 	}
 	if title(m) != "200 OPTIONS" {
 		t.Errorf("after the ban: %s", title(m))
+	}
+}
+
+// A keep-alive is no message, but nobody needs ten thousand of them.
+func TestFloodOfKeepAlivesIsBanned(t *testing.T) {
+	const many = 5000 // twice what is let pass, and a little
+	stun := string([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7})
+	for _, c := range []struct {
+		name string
+		keep func(l *lab, from string)
+	}{
+		{"STUN", func(l *lab, from string) { l.from(from, stun) }},
+		{"CRLF", func(l *lab, from string) { l.e.keptAlive(netip.MustParseAddrPort(from).Addr(), false) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+				for range many {
+					c.keep(l, "203.0.113.5:5060")
+				}
+				c.keep(l, "203.0.113.6:5060")
+				if b := l.e.Bans(BanFilter{}); len(b) != 1 || b[0].Key != "203.0.113.5" || b[0].Rule != "dos" || b[0].Window != 1 {
+					t.Errorf("%+v", b)
+				}
+				l.alarms("WARNING: sipward: IP '203.0.113.5' is blocked and banned - R=<null> ID=<null>")
+			})
+		})
+	}
+}
+
+// Connections of one source do not take the share of others.
+func TestChurnOfConnections(t *testing.T) {
+	l, _ := startedWithPBX(t, func(c *config.Config) {
+		guarded(c)
+		c.Limits.MaxConnectionsPerSource, c.Limits.AcceptRate = 4, 1
+	})
+	listener := l.e.net.Listeners()[1]
+	remote := netip.MustParseAddrPort("203.0.113.5:5060")
+	for range 4 {
+		if !l.e.admits(listener, remote) {
+			t.Fatal("refused within the limit")
+		}
+	}
+	if l.e.admits(listener, remote) {
+		t.Error("admitted beyond the limit")
+	}
+	if !l.e.admits(listener, netip.MustParseAddrPort("203.0.113.6:5060")) {
+		t.Error("somebody else is refused")
+	}
+	if b := l.e.Bans(BanFilter{}); len(b) != 0 {
+		t.Errorf("%+v", b)
 	}
 }

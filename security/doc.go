@@ -36,6 +36,7 @@
 //	scanner.go    signatures, from scanners.txt and the operator
 //	sanity.go     broken and absurd header fields
 //	trust.go      whom nothing is held against; bridge.go, gateway.go whom everybody is behind
+//	steady.go     new connections and keep-alives, which are no messages
 //	recent.go     a map that forgets what was not touched for longest
 //
 // # Rules
@@ -60,5 +61,6 @@
 //	wrong passwords 200,000 users, sources and challenges each
 //	unproven failures 16,384 sources
 //	loops           65,536 keys
+//	connections   16,384 sources that open them, and as many that send keep-alives in a flood of these
 //	evidence of sources close to a ban: 4096
 package security

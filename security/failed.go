@@ -224,6 +224,8 @@ func (g *Guard) Pardon(k Key) (was Ban, found bool) {
 	g.Auth.Forget(k)
 	if k.User == "" {
 		g.Rates.Forget(k.Source)
+		g.connects.Forget(k.Source)
+		g.keepAlives.Forget(k.Source)
 		g.trails.take(k.Source)
 	}
 	return g.Book.Remove(k)
@@ -234,6 +236,8 @@ func (g *Guard) Pardon(k Key) (was Ban, found bool) {
 func (g *Guard) PardonAll() (n int) {
 	g.Auth.forgetAll()
 	g.Rates.ForgetAll()
+	g.connects.ForgetAll()
+	g.keepAlives.ForgetAll()
 	g.trails.forgetAll()
 	return g.Book.Flush()
 }

@@ -27,7 +27,7 @@ const toldAgain = time.Minute
 // A Guard holds what the rules count and remember. It decides; its caller drops,
 // answers, logs and closes. All methods are safe for concurrent use.
 type Guard struct {
-	Rates  *Rates
+	Rates  *Rates // messages
 	Book   *Book
 	Known  *Known
 	Auth   *Auth
@@ -37,9 +37,13 @@ type Guard struct {
 	calls     func(netip.Addr) int
 	inside    func(*wire.Msg) bool
 	newcomers newcomers
-	trails    trails
-	told      told
-	soft      softBans
+	connects  *Rates // new connections
+	// Keep-alives, where all sources together send many.
+	pinging    newcomers
+	keepAlives *Rates
+	trails     trails
+	told       told
+	soft       softBans
 }
 
 // Options of a Guard. All are needed.
@@ -54,6 +58,7 @@ type Options struct {
 func NewGuard(o Options) *Guard {
 	g := &Guard{
 		Rates: NewRates(o.MaxSources), Book: NewBook(o.MaxBans), Known: NewKnown(knownSources), Auth: NewAuth(authEntries),
+		connects: NewRates(steadySources), keepAlives: NewRates(steadySources),
 		Loops: NewLoops(loopKeys), Bridge: NewBridge(o.Gateways), calls: o.Calls, inside: o.Inside,
 	}
 	g.trails.of = newRecent[Source, trail](trailSources)
@@ -185,7 +190,7 @@ func (g *Guard) flood(s *Settings, p *Packet, v *Verdict, now time.Duration) boo
 	if n <= s.density-maxEvidence {
 		return false
 	}
-	g.crowded(s, p, n, v, now)
+	g.crowded(s, p, n, budget{g.Rates, s.density, s.c.DoSSamplingTimeUnit.D()}, v, now)
 	return v.Action != Pass
 }
 
@@ -218,14 +223,21 @@ func (c *newcomers) over(limit int, now time.Duration) bool {
 	return c.n.Add(1) > int64(limit) || c.before.Load() > int64(limit)
 }
 
+// budget is what a source that nobody knows may send.
+type budget struct {
+	counted *Rates
+	limit   int
+	window  time.Duration
+}
+
 // crowded judges a source that sent so much that a closer look is worth its time.
-func (g *Guard) crowded(s *Settings, p *Packet, n int, v *Verdict, now time.Duration) {
-	limit := s.density
+func (g *Guard) crowded(s *Settings, p *Packet, n int, b budget, v *Verdict, now time.Duration) {
+	limit := b.limit
 	v.Near = n <= limit
 	if v.Near {
 		return
 	}
-	v.Count, v.Limit, v.Window, v.Rule = n, limit, s.c.DoSSamplingTimeUnit.D(), DoS
+	v.Count, v.Limit, v.Window, v.Rule = n, limit, b.window, DoS
 	if s.Trusts(p.From) {
 		if g.exceeds(p.Source, v, now) {
 			v.Why = "is " + s.TrustedAs(p.From)
@@ -252,13 +264,13 @@ func (g *Guard) crowded(s *Settings, p *Packet, n int, v *Verdict, now time.Dura
 		return
 	}
 	v.Action = Drop
-	g.ban(s, p, known, v, now)
+	g.ban(s, p, known, b.counted, v, now)
 }
 
 // ban enters a source that floods. When the Book is full of worse ones, or another
 // reader was faster, its message is dropped all the same.
-func (g *Guard) ban(s *Settings, p *Packet, known bool, v *Verdict, now time.Duration) {
-	_, first, last := g.Rates.Read(p.Source, v.Window, now)
+func (g *Guard) ban(s *Settings, p *Packet, known bool, counted *Rates, v *Verdict, now time.Duration) {
+	_, first, last := counted.Read(p.Source, v.Window, now)
 	x := Ban{
 		Key: Key{Source: p.Source}, Rule: DoS, Since: now, Until: now + s.c.DoSBanTime.D(), Hard: true, Proven: p.Stream || known,
 		Count: v.Count, Limit: v.Limit, Window: v.Window, First: first, Last: last, By: "edge", Evidence: g.trails.take(p.Source),

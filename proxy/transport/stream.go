@@ -28,8 +28,14 @@ const (
 	pong = "\r\n"
 )
 
-// maxPongs bounds the answers to one read: a client has one ping under way, a flood deserves no more.
-const maxPongs = 16
+// maxPongs bounds the answers to one read: a client has one ping under way, a flood deserves no more. With maxPings in
+// one read the connection ends.
+const (
+	maxPongs = 16
+	maxPings = 256
+)
+
+var errPings = errors.New("too many keep-alives")
 
 var pongs = func() (b [maxPongs * len(pong)]byte) {
 	for i := 0; i < len(b); i += len(pong) {
@@ -131,12 +137,13 @@ func (r *reader) deliver() error {
 	if r.c.web != nil {
 		return r.deliverFrames()
 	}
-	at, begun := 0, r.begun
+	at, begun, allPings := 0, r.begun, 0
 	for at < r.filled {
 		message, used, pings, fault := r.framer.Next(r.buf[at:r.filled])
 		if pings > 0 {
 			r.c.layer.count.pings.Add(uint64(pings))
 			_ = r.c.send(pongs[:min(pings, maxPongs)*len(pong)])
+			allPings += pings
 		}
 		if message != nil || fault != wire.NoFault {
 			r.packet.Data, r.packet.Fault = message, fault
@@ -155,6 +162,14 @@ func (r *reader) deliver() error {
 		r.filled = copy(r.buf, r.buf[at:r.filled])
 	}
 	r.began(begun, r.framer.Partial())
+	return r.c.pinged(allPings)
+}
+
+// pinged says why a connection ends on which so many keep-alives came with one read, nil if it goes on.
+func (c *Conn) pinged(n int) error {
+	if n > maxPings || n > 0 && !c.layer.options.KeptAlive(c.remote.Addr(), true) {
+		return errPings
+	}
 	return nil
 }
 

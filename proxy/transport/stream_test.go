@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -418,5 +419,29 @@ func TestDialledConnectionsAreNotOfASource(t *testing.T) {
 	next(t, r.packets)
 	if n := l.CloseFrom(func(netip.AddrPort) bool { return true }); n != 1 { // the accepted end alone
 		t.Errorf("closed %d connections", n)
+	}
+}
+
+// A connection that sends nothing but keep-alives, and those without a pause, is closed.
+func TestFloodOfPingsEndsTheConnection(t *testing.T) {
+	allowed := true
+	for _, x := range []struct {
+		name    string
+		text    string
+		isAsked bool
+	}{
+		{"too many at once", strings.Repeat("\r\n\r\n", maxPings+1), false},
+		{"a source that sent enough", "\r\n\r\n", true},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			allowed = !x.isAsked
+			l := start(t, Options{KeptAlive: func(netip.Addr, bool) bool { return allowed }}, newRecorder(), spec("tcp 127.0.0.1:0"))
+			peer := dialTo(t, l, 0)
+			write(t, peer, x.text)
+			_ = peer.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.Copy(io.Discard, peer); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection goes on")
+			}
+		})
 	}
 }

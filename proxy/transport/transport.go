@@ -56,6 +56,9 @@ type Options struct {
 	// Banned, if set, is asked for the source of each datagram before anything else is done with it; true drops it. It
 	// is called by every reader, for each datagram of a flood: it must be cheap and must not block or allocate.
 	Banned func(src netip.Addr) bool
+	// KeptAlive, if set, is asked for each keep-alive datagram, and for each read of a connection that holds keep-alives;
+	// false ends the connection. It is called as often as peers like, and must not block.
+	KeptAlive func(src netip.Addr, isStream bool) bool
 	// Readers is the number of sockets and readers per UDP listener; 0 = GOMAXPROCS.
 	Readers int
 	// OnProblem takes rare operational lines, from any goroutine. It must not block.
@@ -156,6 +159,9 @@ func New(o Options) *Layer {
 	}
 	if o.OnReload == nil {
 		o.OnReload = func(string, ...any) {}
+	}
+	if o.KeptAlive == nil {
+		o.KeptAlive = func(netip.Addr, bool) bool { return true }
 	}
 	if o.OnRefused == nil {
 		o.OnRefused = func(wire.Proto, netip.AddrPort, error) {}

@@ -404,6 +404,7 @@ func (s *udpSocket) read() {
 		data := in.in.data[:in.n:in.n]
 		if len(data) <= 4 && isKeepAlive(data) {
 			s.count.keepAlives.Add(1)
+			s.listener.layer.options.KeptAlive(in.in.from().Addr(), false)
 			continue
 		}
 		a := in.in.attached()

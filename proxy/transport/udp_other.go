@@ -77,6 +77,7 @@ func (s *udpSocket) read() {
 		s.count.datagrams.Add(1)
 		if isKeepAlive(buf[:n]) {
 			s.count.keepAlives.Add(1)
+			s.listener.layer.options.KeptAlive(from.Addr().Unmap(), false)
 			continue
 		}
 		p.Flow = Flow{source: s.listener.plain, remote: unmapped(from)}

@@ -101,7 +101,7 @@ func (r *reader) deliverFrames() error {
 			pings.answerLast()
 			r.filled = r.c.web.frames.compact(r.buf[:r.filled])
 			r.began(begun, r.filled > 0 || r.c.web.frames.isPartial())
-			return nil
+			return r.c.pinged(pings.texts + pings.frames)
 		case ws.OpClose:
 			return r.c.answerClose(payload)
 		case ws.OpPing:

@@ -199,9 +199,9 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	from := len(h.edge.Lines())
 	h.edge.Terminate()
 	// The first has to be taken before the second is sent: signals of one kind merge.
-	if _, err := h.edge.WaitLine(within(t, soon), from, func(string) bool { return true }); err != nil {
+	if _, err := h.edge.WaitLine(within(t, soon), from, func(line string) bool { return strings.Contains(line, "stopping: ") }); err != nil {
 		t.Fatal("no line says that it is stopping:", err)
 	}
 	h.edge.Terminate()
-	h.edge.Wait(3 * time.Second)
+	h.edge.Wait(soon) // the default stop_timeout is longer
 }

@@ -381,7 +381,7 @@ func TestSilentPhoneIsFoundDead(t *testing.T) {
 	const hush = "table inet hush {\n chain in { type filter hook input priority 0; policy drop; }\n chain out { type filter hook output priority 0; policy drop; }\n}\n"
 	enter(t, street, func() { feed(t, hush, "nft", "-f", "-") })
 	call := o.calls("alice")
-	if status, took := call.ends(call.began); status != 430 || took > unacked+2*time.Second {
+	if status, took := call.ends(call.began); status != 430 || took > unacked+2*slow {
 		t.Errorf("a call to a silent phone got %d after %s, want 430 after %s", status, took, unacked)
 	}
 	o.closed(atAlice)

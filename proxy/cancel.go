@@ -34,7 +34,7 @@ func (c *responseContext) cancelAll(w *scratch, now time.Duration) {
 	}
 	c.canceled = true
 	if i := w.msg.First(wire.KindReason); i >= 0 { // RFC 3326: "completed elsewhere" must reach the phone
-		c.reason = append([]byte(nil), w.msg.Bytes(w.msg.Headers[i].Line)...)
+		c.reason = string(w.msg.Bytes(w.msg.Headers[i].Line))
 	}
 	c.cancelAllLocked(w, nil, now)
 	if !c.anyPendingLocked() || c.waiting {
@@ -43,6 +43,21 @@ func (c *responseContext) cancelAll(w *scratch, now time.Duration) {
 		c.concludeLocked(w, now)
 	}
 	c.settleLocked(now)
+}
+
+// Why the edge itself cancels (RFC 3326): the key of the limit, as in its BYEs, or what
+// keeps a phone from showing a missed call.
+const (
+	rangTooLong = "Reason: SIP;cause=408;text=\"rang too long\";key=max_ring_duration\r\n"
+	timerCFired = "Reason: SIP;cause=408;text=\"rang too long\";key=timer_c\r\n"
+	elsewhere   = "Reason: SIP;cause=200;text=\"Call completed elsewhere\"\r\n"
+)
+
+// becauseLocked sets the Reason of our CANCELs, unless the caller gave one.
+func (c *responseContext) becauseLocked(reason string) {
+	if c.reason == "" {
+		c.reason = reason
+	}
 }
 
 // cancelAllLocked cancels every open leg but one.
@@ -80,7 +95,7 @@ func (c *responseContext) cancelLegLocked(w *scratch, l *leg, now time.Duration)
 func (w *scratch) ackFor(l *leg) []byte {
 	w.again.Scan(l.out, l.flow.Proto().Streamed())
 	start := len(w.arena)
-	w.arena = appendHopRequest(w.arena, &w.again, "ACK", w.msg.Bytes(w.headerLine(&w.msg, wire.KindTo)), nil)
+	w.arena = appendHopRequest(w.arena, &w.again, "ACK", w.msg.Bytes(w.headerLine(&w.msg, wire.KindTo)), "")
 	return w.arena[start:len(w.arena):len(w.arena)]
 }
 
@@ -93,7 +108,7 @@ func (w *scratch) headerLine(m *wire.Msg, k wire.Kind) wire.Span {
 
 // appendHopRequest appends an ACK or a CANCEL to a request that we sent (9.1,
 // 17.1.1.3): its Request-URI, our Via alone, Route, From, Call-ID and CSeq number.
-func appendHopRequest(dst []byte, sent *wire.Msg, method string, to, extra []byte) []byte {
+func appendHopRequest(dst []byte, sent *wire.Msg, method string, to []byte, extra string) []byte {
 	dst = append(append(dst, method...), ' ')
 	dst = append(append(dst, sent.Bytes(sent.RURI)...), " SIP/2.0\r\nVia: "...)
 	dst = append(append(dst, sent.Bytes(sent.TopVia.Value)...), "\r\n"...)

@@ -59,7 +59,7 @@ type responseContext struct {
 	first    leg    // the usual, only one
 	more     []*leg // the others
 	legs     int
-	reason   []byte // Reason line of the caller's CANCEL
+	reason   string // Reason line of our CANCELs, that of the caller's if it had one
 	ringing  bool   // the caller was told of a dialog
 	answered bool   // the final response is out
 	canceled bool
@@ -300,6 +300,7 @@ func (c *responseContext) tickServerLocked(w *scratch, now time.Duration) {
 	}
 	if c.ringBy != 0 && now >= c.ringBy {
 		c.ringBy, c.tooLong = 0, true
+		c.becauseLocked(rangTooLong)
 		c.cancelAllLocked(w, nil, now)
 	}
 }
@@ -317,6 +318,7 @@ func (c *responseContext) tickLegLocked(w *scratch, l *leg, now time.Duration) {
 		return
 	case eff&transaction.CFired != 0: // 16.8
 		c.overdue = true
+		c.becauseLocked(timerCFired)
 		c.cancelLegLocked(w, l, now)
 	case eff&transaction.Send != 0:
 		c.edge.count.retransmitted.Add(1)

@@ -106,6 +106,7 @@ func TestLateAnswerOfAnAbandonedLeg(t *testing.T) {
 		l.pbx[0].answers(first, 200, "a")
 		l.phone.get("200 INVITE")
 		cancel := l.pbx[1].get("CANCEL")
+		wantsReason(t, cancel, `SIP;cause=200;text="Call completed elsewhere"`)
 		l.pbx[1].answers(cancel, 200, "b")
 		l.pbx[1].answers(second, 487, "b")
 		l.pbx[1].get("ACK")
@@ -224,6 +225,14 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 }
 
+// wantsReason holds the Reason of a request of ours against what is due.
+func wantsReason(t testing.TB, m *wire.Msg, want string) {
+	t.Helper()
+	if got := string(m.Value(wire.KindReason)); got != want {
+		t.Errorf("Reason %q, want %q", got, want)
+	}
+}
+
 func TestTimerC(t *testing.T) {
 	inLab(t, 2, nil, func(t *testing.T, l *lab) {
 		l.phone.call().sends("INVITE")
@@ -232,7 +241,7 @@ func TestTimerC(t *testing.T) {
 		l.pbx[0].answers(inv, 180, "b")
 		l.phone.get("180 INVITE")
 		pass(181 * time.Second)
-		l.pbx[0].get("CANCEL")
+		wantsReason(t, l.pbx[0].get("CANCEL"), `SIP;cause=408;text="rang too long";key=timer_c`)
 		l.phone.nothing()
 		pass(33 * time.Second) // it does not heed the CANCEL
 		l.phone.get("408 INVITE")

@@ -329,7 +329,7 @@ func (r *ownRequest) cancelLocked(w *scratch, now time.Duration) {
 	w.again.Scan(r.out, r.reliable())
 	c := &cancelLeg{
 		client: transaction.NewMachine(transaction.NonInviteClient, r.reliable()),
-		out:    appendHopRequest(make([]byte, 0, 512), &w.again, "CANCEL", w.again.Bytes(w.headerLine(&w.again, wire.KindTo)), nil),
+		out:    appendHopRequest(make([]byte, 0, 512), &w.again, "CANCEL", w.again.Bytes(w.headerLine(&w.again, wire.KindTo)), ""),
 	}
 	c.client.Step(transaction.Start, now, &t)
 	r.client.Step(transaction.Cancelled, now, &t)

@@ -185,6 +185,7 @@ func (c *responseContext) successLocked(w *scratch, l *leg, now time.Duration) {
 	if !c.answered {
 		c.judgedLocked(w, m.Status, nil, now)
 		c.answeredLocked()
+		c.becauseLocked(elsewhere)
 		c.cancelAllLocked(w, l, now)
 	}
 }

@@ -176,7 +176,7 @@ func TestG37CancelAndFailureOfALaterInviteKeepTheirNumbers(t *testing.T) {
 						var sent wire.Msg
 						sent.Scan([]byte(invite), false)
 						to0 := sent.Headers[sent.First(wire.KindTo)].Line
-						from.sends(string(appendHopRequest(nil, &sent, "CANCEL", sent.Bytes(to0), nil)))
+						from.sends(string(appendHopRequest(nil, &sent, "CANCEL", sent.Bytes(to0), "")))
 						if ok := from.get("200 CANCEL"); ok.CSeq != own {
 							t.Errorf("200 to CANCEL with CSeq %d, want %d", ok.CSeq, own)
 						}

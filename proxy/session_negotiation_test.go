@@ -410,7 +410,7 @@ func hopACK(sent string, failure *wire.Msg) string {
 	var m wire.Msg
 	m.Scan([]byte(sent), false)
 	to := failure.Headers[failure.First(wire.KindTo)].Line
-	return string(appendHopRequest(nil, &m, "ACK", failure.Bytes(to), nil))
+	return string(appendHopRequest(nil, &m, "ACK", failure.Bytes(to), ""))
 }
 
 // acksFailure has a side acknowledge the failure of its INVITE, hop by hop: the ACK

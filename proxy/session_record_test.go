@@ -146,7 +146,9 @@ func TestEveryCallLeavesOneRecord(t *testing.T) {
 		{"max_ring_duration", timer(func(c *config.Timers) { c.MaxRingDuration = 30e9 }), "", func(c *talk) {
 			rings(c)
 			pass(28*s + s/3)
-			c.b.sends(c.reply(c.b.get("CANCEL"), 200, "", ""))
+			cancel := c.b.get("CANCEL")
+			wantsReason(c, cancel, `SIP;cause=408;text="rang too long";key=max_ring_duration`)
+			c.b.sends(c.reply(cancel, 200, "", ""))
 			fails(c, 487)
 		}, ended{reason: "max_ring_duration", by: "edge", status: 487, setup: 2 * s}},
 		{"session_ttl", plain, refreshes, func(c *talk) {

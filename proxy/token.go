@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"net/netip"
 
 	"github.com/dchest/siphash"
@@ -80,6 +81,7 @@ const (
 	placeMaxRaw    = 1 + 1 + 2 + 16 + 8
 	routeRaw       = 4 + 4 + 8
 	tokenMaxRaw    = placeMaxRaw + 8 + maxTokenContact + tokenSum
+	tokenMaxText   = len(tokenPrefix) + (tokenMaxRaw*8+5)/6
 )
 
 // dialled stands for the listener of a connection that we opened.
@@ -173,6 +175,10 @@ func (k tokenKey) parseFlow(user []byte) (t flowToken, ok bool) {
 
 // isTokenText says whether a user part claims to be a token, sound or not.
 func isTokenText(user []byte) bool {
+	if len(user) < minTokenText {
+		return false
+	}
+	user = plainText(user)
 	if len(user) < minTokenText || string(user[:len(tokenPrefix)]) != tokenPrefix {
 		return false
 	}
@@ -218,6 +224,10 @@ var strictBase64 = base64.RawURLEncoding.Strict()
 
 // open decodes a token into buf and returns what was signed, a place at least.
 func (k tokenKey) open(buf, user []byte) (body []byte, ok bool) {
+	if len(user) < minTokenText {
+		return nil, false
+	}
+	user = plainText(user)
 	if len(user) < minTokenText || string(user[:len(tokenPrefix)]) != tokenPrefix {
 		return nil, false
 	}
@@ -225,13 +235,35 @@ func (k tokenKey) open(buf, user []byte) (body []byte, ok bool) {
 	if strictBase64.DecodedLen(len(user)) > tokenMaxRaw {
 		return nil, false
 	}
-	// One spelling only: no stray bits at the end, no line breaks inside.
+	// One spelling only but for escapes: no stray bits at the end, no line breaks inside.
 	n, err := strictBase64.Decode(buf, user)
 	if err != nil || n < tokenSum+8 || strictBase64.EncodedLen(n) != len(user) || buf[0]&tokenVersion == 0 {
 		return nil, false
 	}
 	body = buf[:n-tokenSum]
 	return body, binary.BigEndian.Uint64(buf[n-tokenSum:n]) == siphash.Hash(k.a, k.b, body)
+}
+
+// plainText is a user part without percent-escapes: a letter and its escape are the same
+// (RFC 3261 19.1.4), and Twinkle returns a Record-Route with each Z as %5a. Nearly all have none,
+// and are returned as they are; so is what is too long for a token with every letter escaped.
+func plainText(user []byte) []byte {
+	i := bytes.IndexByte(user, '%')
+	if i < 0 || len(user) > 3*tokenMaxText {
+		return user
+	}
+	plain := make([]byte, i, len(user))
+	copy(plain, user)
+	for ; i < len(user); i++ {
+		plain = append(plain, user[i])
+		if user[i] != '%' || len(user)-i < 3 {
+			continue
+		}
+		if _, err := hex.Decode(plain[len(plain)-1:], user[i+1:i+3]); err == nil {
+			i += 2
+		}
+	}
+	return plain
 }
 
 // appendPlace appends where the outside party is.

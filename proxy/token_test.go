@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/sipward/sipward/dialog"
@@ -142,9 +144,48 @@ func TestFlowTokenRoundTrip(t *testing.T) {
 	}
 }
 
+// A letter and its escape are the same (RFC 3261 19.1.4). Twinkle escapes each Z of a Record-Route.
+func TestEscapedLettersOfAToken(t *testing.T) {
+	k := newTokenKey([]byte("secret"))
+	escaped := func(v []byte, which string, format string) (s []byte) {
+		for _, c := range v {
+			if which == "" || bytes.IndexByte([]byte(which), c) >= 0 {
+				s = fmt.Appendf(s, format, c)
+				continue
+			}
+			s = append(s, c)
+		}
+		return s
+	}
+	for _, as := range []struct{ letters, format string }{{"Z", "%%%02x"}, {"-_", "%%%02X"}, {"s", "%%%02X"}, {"", "%%%02x"}} {
+		for _, x := range tokens {
+			v := escaped(k.append(nil, x), as.letters, as.format)
+			if got, ok := k.parse(v); !ok || got != x || !isTokenText(v) {
+				t.Errorf("%s is %+v, %v, and not %+v", v, got, ok, x)
+			}
+		}
+		for _, x := range flowTokens() {
+			v := escaped(k.appendFlow(nil, x), as.letters, as.format)
+			if got, ok := k.parseFlow(v); !ok || got.binding != x.binding || !isTokenText(v) {
+				t.Errorf("%s is %+v, %v, and not %+v", v, got, ok, x)
+			}
+		}
+	}
+	v := k.append(nil, tokens[0])
+	for _, end := range []string{"%", "%4", "%4g", "%25", "%41", "%00", "%0d%0a", strings.Repeat("%41", 1000)} {
+		if got, ok := k.parse(append(bytes.Clone(v), end...)); ok {
+			t.Errorf("with %q at its end it is %+v", end, got)
+		}
+	}
+	if bad := bytes.Replace(v, []byte("sw-"), []byte("sw%252d"), 1); isTokenText(bad) {
+		t.Errorf("%s is undone twice", bad)
+	}
+}
+
 func TestWhatLooksLikeAToken(t *testing.T) {
 	for text, want := range map[string]bool{
 		"alice": false, "sw-john": false, "sw-0123456789abcdefghijk": false, "sw-0123456789abcdefghijklmn": true,
+		"sw-%30123456789abcdefghijklmn": true, "sw-%2E123456789abcdefghijklmn": false, "sw-0123456789abcdefghijkl%6": false,
 		"SW-0123456789abcdefghijklmn": false, "sw-0123456789abcdefghijkl.n": false, "sw-0123456789abcdefghijkl=n": false, "": false,
 	} {
 		if got := isTokenText([]byte(text)); got != want {
@@ -162,16 +203,19 @@ func FuzzToken(f *testing.F) {
 		f.Add(k.appendFlow(nil, x))
 	}
 	f.Add([]byte("alice"))
+	f.Add(bytes.ReplaceAll(k.append(nil, tokens[1]), []byte("A"), []byte("%41")))
 	f.Fuzz(func(t *testing.T, v []byte) {
 		x, ok := k.parse(v)
+		y, isFlow := k.parseFlow(v)
+		claims := isTokenText(v)
+		v = plainText(v)
 		if ok && !bytes.Equal(k.append(nil, x), v) {
 			t.Errorf("%q is a second spelling of %+v", v, x)
 		}
-		y, isFlow := k.parseFlow(v)
 		if isFlow && !bytes.Equal(k.appendFlow(nil, y), v) {
 			t.Errorf("%q is a second spelling of %+v", v, y)
 		}
-		if ok && isFlow || (ok || isFlow) && !isTokenText(v) {
+		if ok && isFlow || (ok || isFlow) && !claims {
 			t.Errorf("%q is of both kinds, or of none", v)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sipward/sipward/proxy"
 )
@@ -254,12 +255,21 @@ func bansPath(f proxy.BanFilter, limit string) string {
 // AllBans calls do with each ban that matches, however many there are, until it
 // returns an error.
 func (c *Client) AllBans(ctx context.Context, f proxy.BanFilter, do func(proxy.BanInfo) error) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(exportTime, func() { cancel(errSilent) })
+	defer silent.Stop()
+	defer func() {
+		if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+			err = errSilent
+		}
+	}()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sipward"+bansPath(f, all), nil)
 	if err != nil {
 		return err
 	}
 	patient := *c.http
-	patient.Timeout = exportTime
+	patient.Timeout = 0 // of the whole: silent is for each part
 	res, err := patient.Do(r)
 	if err != nil {
 		return noAnswer(err)
@@ -268,10 +278,24 @@ func (c *Client) AllBans(ctx context.Context, f proxy.BanFilter, do func(proxy.B
 	if err := refusal(res); err != nil {
 		return err
 	}
-	if err := ReadBans(res.Body, do); err != nil {
+	if err := ReadBans(timed{res.Body, silent}, do); err != nil {
 		return fmt.Errorf("answer of the edge: %w", err)
 	}
 	return nil
+}
+
+var errSilent = fmt.Errorf("the edge was silent for %v", exportTime)
+
+// timed gives each read exportTime, and who reads all the time he wants in between.
+type timed struct {
+	in     io.Reader
+	silent *time.Timer
+}
+
+func (t timed) Read(b []byte) (int, error) {
+	t.silent.Reset(exportTime)
+	defer t.silent.Stop()
+	return t.in.Read(b)
 }
 
 // ReadBans calls do with each ban of a BanList or of a bare array of bans, and

@@ -23,7 +23,7 @@ import (
 // Numbers we chose.
 const (
 	waitTime   = 10 * time.Second // for one answer
-	exportTime = time.Minute      // for all bans; the server gives up before
+	exportTime = time.Minute      // for each part of all bans; the server gives up before
 	mostAnswer = 64 << 20         // bytes
 )
 

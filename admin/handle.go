@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sipward/sipward/proxy"
 )
@@ -111,12 +112,37 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
+// onePart is what a client has writeTime for.
+const onePart = 64 << 10
+
+// A patient writer gives each part of an answer its time: a client that is slow, or a machine,
+// is not cut off as long as it takes something.
+type patient struct {
+	to  http.ResponseWriter
+	end time.Time
+}
+
+func (p *patient) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		by := time.Now().Add(writeTime)
+		if by.After(p.end) {
+			by = p.end
+		}
+		_ = http.NewResponseController(p.to).SetWriteDeadline(by) // only the recorders of tests have none
+		k := 0
+		k, err = p.to.Write(b[:min(len(b), onePart)])
+		n, b = n+k, b[k:]
+	}
+	return n, err
+}
+
 // write encodes first: what JSON cannot express is a fault with a status.
 func (s *Server) write(w http.ResponseWriter, a answer) {
+	out := &patient{w, time.Now().Add(longestAnswer)}
 	w.Header().Set("Content-Type", "application/json")
 	if a.stream != nil {
 		w.WriteHeader(a.status)
-		_ = a.stream(w) // who asked is gone
+		_ = a.stream(out) // who asked is gone
 		return
 	}
 	var b bytes.Buffer
@@ -129,7 +155,7 @@ func (s *Server) write(w http.ResponseWriter, a answer) {
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
 	w.WriteHeader(a.status)
-	_, _ = w.Write(b.Bytes()) // who asked is gone
+	_, _ = out.Write(b.Bytes()) // who asked is gone
 }
 
 // unknown says what exists instead.

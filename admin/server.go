@@ -22,10 +22,12 @@ import (
 const (
 	headerTime = 2 * time.Second  // from the connection to the end of the header; it comes from this host
 	readTime   = 10 * time.Second // to the end of the body
-	writeTime  = 30 * time.Second // to the end of the answer
+	writeTime  = 30 * time.Second // for each part of the answer
 	partTime   = time.Second      // for requests that run when the server closes
-	mostHeader = 8 << 10          // bytes; net/http adds 4 kB
-	mostBody   = 4 << 10          // bytes, of all but imports
+	// longestAnswer is for all parts: who takes a listing of all bans keeps others from it.
+	longestAnswer = 10 * time.Minute
+	mostHeader    = 8 << 10 // bytes; net/http adds 4 kB
+	mostBody      = 4 << 10 // bytes, of all but imports
 )
 
 // An Edge is what is administered. Its methods are called from several goroutines
@@ -106,17 +108,23 @@ func listenAt(path string, edge Edge, log *zerolog.Logger) (*Server, error) {
 	}
 	s := &Server{edge: edge, log: log, path: path, file: file}
 	s.mux = s.routes()
-	s.http = &http.Server{
-		Handler: s, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, MaxHeaderBytes: mostHeader,
-		ErrorLog: stdlog.New(log, "", 0),
-	}
-	s.http.SetKeepAlivesEnabled(false) // an idle connection would hold a place
-	s.running.Go(func() {              // ends with Close
+	s.http = s.server()
+	s.running.Go(func() { // ends with Close
 		if err := s.http.Serve(newDoor(l, mostConnections)); !errors.Is(err, http.ErrServerClosed) {
 			log.Error().Err(err).Msg("admin socket is closed: commands are not answered until the next start")
 		}
 	})
 	return s, nil
+}
+
+// server is what serves with s.
+func (s *Server) server() *http.Server {
+	h := &http.Server{
+		Handler: s, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, MaxHeaderBytes: mostHeader,
+		ErrorLog: stdlog.New(s.log, "", 0),
+	}
+	h.SetKeepAlivesEnabled(false) // an idle connection would hold a place
+	return h
 }
 
 // Path is where the socket is.

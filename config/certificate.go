@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -153,20 +154,38 @@ func parsePEM(text []byte) []*x509.Certificate {
 
 // readPEM reads a file that another key names. The error is a short reason.
 func readPEM(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	text, err := ReadFile(path)
 	if err != nil {
 		return nil, cannotRead(path, err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
-	if err != nil {
-		return nil, cannotRead(path, err)
-	}
-	if len(text) > MaxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", quote(path), MaxFile)
 	}
 	return text, nil
 }
+
+// ReadFile reads a file that a key names, of at most MaxFile bytes. Whoever opens a pipe may wait for ever, in the middle of
+// a reload too, and a device may have no end.
+func ReadFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	switch info, err := f.Stat(); {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, syscall.EISDIR
+	case !info.Mode().IsRegular():
+		return nil, errNoFile
+	case info.Size() > MaxFile:
+		return nil, errLargeFile
+	}
+	return io.ReadAll(io.LimitReader(f, MaxFile))
+}
+
+var (
+	errNoFile    = errors.New("it is no regular file")
+	errLargeFile = fmt.Errorf("it is larger than %d bytes", MaxFile)
+)
 
 func cannotRead(path string, err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {

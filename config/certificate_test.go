@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -75,6 +76,10 @@ func TestCertificatesThatCannotServe(t *testing.T) {
 	if err := os.WriteFile(big, []byte(strings.Repeat("#", MaxFile+1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	listener := func(more string) string {
 		return fmt.Sprintf("listen: [ { address: \"wss:127.0.0.1:8443\", certificate: %q, key: %q, %s } ]\n", good.certificate, good.key, more) + small
 	}
@@ -88,7 +93,9 @@ func TestCertificatesThatCannotServe(t *testing.T) {
 	for _, tc := range []struct{ name, yaml, want string }{
 		{"good", primary(good), ""},
 		{"key of another", primary(issued{good.certificate, other.key}), "listen[0].certificate: %good.pem\" and %good.key\" do not serve: private key does not match"},
-		{"too large", primary(issued{big, good.key}), "listen[0].certificate: %big\" is larger than 1048576 bytes"},
+		{"too large", primary(issued{big, good.key}), "listen[0].certificate: cannot read %big\": it is larger than 1048576 bytes"},
+		{"pipe", primary(issued{pipe, good.key}), "listen[0].certificate: cannot read %pipe\": it is no regular file"},
+		{"device", primary(issued{"/dev/zero", good.key}), "listen[0].certificate: cannot read \"/dev/zero\": it is no regular file"},
 		{"expired", primary(expired), "listen[0].certificate: warning: expired on "},
 		{"soon", primary(soon), "listen[0].certificate: warning: expires on "},
 		{"in time", primary(inTime), ""},

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -176,7 +175,7 @@ func (f file) read() ([]byte, error) {
 	if f.path == "" {
 		return nil, fmt.Errorf("%q of this listener is not set: name a PEM file", f.setting)
 	}
-	b, err := os.ReadFile(f.path)
+	b, err := config.ReadFile(f.path)
 	if err == nil {
 		return b, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -192,6 +193,13 @@ func TestHalfReplacedPairIsNoProblemUntilItStays(t *testing.T) {
 	}
 	look("", "cannot be read: "+s.Key, "new") // another reason
 	look("", "", "new")
+	if err := syscall.Mkfifo(s.Key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	look("", "it is no regular file", "new") // nor waited for
+	if err := os.Remove(s.Key); err != nil {
+		t.Fatal(err)
+	}
 	replaceFile(t, newKey, s.Key)
 	look("is what it was before again, valid until ", "", "new")
 	look("", "", "new")

@@ -471,7 +471,9 @@ func (d *Dialog) refreshedLocked(fx *Effects, a *Act, m *wire.Msg, now time.Dura
 		r := ReplyOf(m)
 		g := d.call.policy.Success(timers.Ask{Supported: true}, 0, r)
 		if x.se = g.ResponderSE; x.se > 0 {
-			x.refreshes = g.ResponderRefreshes
+			if r.Refresher != timers.RefresherNone { // else it is as we asked for: as it was (D4)
+				x.refreshes = g.ResponderRefreshes
+			}
 			d.expires = now + time.Duration(x.se)*time.Second
 		} else if d.leg[l.Peer()].se == 0 { // nobody's timer runs any more
 			d.expires = 0

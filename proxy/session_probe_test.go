@@ -267,6 +267,26 @@ func TestAnswerToAProbeIsLearned(t *testing.T) {
 	})
 }
 
+// An answer without refresher, which RFC 4028 9 forbids, makes nobody the refresher
+// who was not (D4).
+func TestAnswerWithoutRefresherKeepsIt(t *testing.T) {
+	for _, refresher := range []string{"uac", "uas"} {
+		inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+			c := l.talks(timerLines+updateLines+expiresLine, timerLines+updateLines+"Session-Expires: 1800;refresher="+refresher+"\n")
+			for _, v := range c.runs(910*time.Second, func(v visit) string { return c.reply(v.Msg, 200, "Session-Expires: 1800\n", "") }) {
+				want := "1800;refresher=uas"
+				if (v.side == sideA) != (refresher == "uac") {
+					want = "1800;refresher=uac"
+				}
+				if got := string(v.Value(wire.KindSessionExpires)); got != want {
+					t.Errorf("%v: Session-Expires %q, want %q", v, got, want)
+				}
+			}
+			c.hangsUp(sideA)
+		})
+	}
+}
+
 // A leg that answers a refresh without Session-Expires has switched its timer off.
 func TestTimerThatALegGaveUpStaysOff(t *testing.T) {
 	inLab(t, 1, withTimers(func(c *config.Timers) { c.OnSEExpiry = "bye" }), func(t *testing.T, l *lab) {

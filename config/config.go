@@ -279,7 +279,7 @@ type Limits struct {
 	MaxSources              int      `yaml:"max_sources" doc:"Source addresses whose messages are counted at the same time; above it those seen least make room." min:"1000" max:"10000000" apply:"restart"`
 	MaxBans                 int      `yaml:"max_bans" doc:"Bans at the same time; above it those that stop least make room." min:"100" max:"2000000" apply:"restart"`
 	MaxConnections          int      `yaml:"max_connections" doc:"TCP, TLS and WebSocket connections at the same time; above it new ones are refused." min:"1" max:"1000000" apply:"restart"`
-	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address." min:"1" max:"1000000" apply:"restart"`
+	MaxConnectionsPerSource int      `yaml:"max_connections_per_source" doc:"The same for one source address, which may also open no more new ones inside 10 s." min:"1" max:"1000000" apply:"restart"`
 	AcceptRate              int      `yaml:"accept_rate" doc:"Connections that are accepted a second; more wait in the kernel, as after a restart when every phone comes back." unit:"per second" min:"1" max:"1000000" apply:"restart"`
 	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
 	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake, and for a WebSocket upgrade." min:"0.01" safe:"1" max:"120" apply:"restart"`

@@ -245,14 +245,15 @@ func (e *Edge) explainSource(x *Explanation, k security.Key, at netip.Addr) {
 		fmt.Sprintf("%d of %d messages in the last %s s%s", n, limit, c.DoSSamplingTimeUnit, known))
 	e.addLook(x, s, security.Scanner, "by User-Agent, From and To of each request")
 	e.addLook(x, s, security.Sanity, "by the header fields of each request")
+	e.addLook(x, s, security.FailedAuth, "by the user of each request, of whom sipward explain USER@DOMAIN says more")
 	r := g.Auth.Read(k, s.AuthLimits(), now)
 	window := s.AuthLimits().Window.Seconds()
 	e.addRule(x, s, security.FailedAuthSource, r.SourceAttempts, c.FailedAuthSourceAttempts*factor, window,
-		fmt.Sprintf("%d wrong passwords in the last %g s that only this source can have sent", r.SourceAttempts, window))
+		fmt.Sprintf("%s in the last %g s that only this source can have sent", several(r.SourceAttempts, "wrong password"), window))
 	e.addRule(x, s, security.Enumeration, r.SourceUsers, c.EnumerationUsers*factor, window,
-		fmt.Sprintf("of %d users", r.SourceUsers))
+		"of "+several(r.SourceUsers, "user"))
 	e.addRule(x, s, security.Borrowed, r.Unproven, c.FailedAuthSourceAttempts, window,
-		fmt.Sprintf("%d wrong passwords that anybody can have sent in its name", r.Unproven))
+		several(r.Unproven, "wrong password")+" that anybody can have sent in its name")
 	e.addLook(x, s, security.Loop, "by From and To of each new call, whoever sends it")
 	switch {
 	case x.Trusted != "":
@@ -287,22 +288,34 @@ func (e *Edge) explainUser(x *Explanation, k security.Key) {
 		counted.Source = 0 // wherever it happened
 	}
 	r := g.Auth.Read(counted, s.AuthLimits(), now)
-	e.addRule(x, s, security.FailedAuth, r.InARow, c.FailedAuthAttempts, 0,
-		fmt.Sprintf("%d of %d wrong passwords in a row", r.InARow, c.FailedAuthAttempts))
 	if k.Source != 0 {
 		at := k.Source.Prefix().Addr()
 		x.Trusted, x.Calls, x.Known = s.TrustedAs(at), e.dialogs.CallsOf(at), g.Known.User(k.Source, []byte(k.User), now)
 	}
+	n, limit := r.InARow, c.FailedAuthAttempts
+	if x.Ban != nil && x.Ban.Count > 0 { // the count began anew with it
+		n, limit = x.Ban.Count, x.Ban.Limit
+	}
+	e.addRule(x, s, security.FailedAuth, n, limit, 0, fmt.Sprintf("%d of %s in a row", n, several(limit, "wrong password")))
 	switch {
 	case x.Ban != nil && x.Trusted != "":
 		x.Why = "banned, but the source is " + x.Trusted
+	case x.Ban != nil && c.FailedAuthBanEnable != config.Enforce:
+		x.Why = "banned, but failed_auth_ban_enable is not yes: nobody is refused for it"
 	case x.Ban != nil && x.Known:
 		x.Why = "banned, but this source knew the password within the last hour"
 	case x.Ban != nil:
 		x.Verdict = "refused"
+		if c.FailedAuthBanReply == "drop" {
+			x.Verdict = "dropped"
+		}
+		x.Rules[0].Outcome = x.Verdict
 		x.Why = "banned by the rule " + x.Ban.Rule + " until " + x.Ban.Until.Format(time.DateTime) +
 			"; passes: running calls, and sources that knew the password within the last hour"
-		x.Change = append(x.Change, "sipward bans del "+x.Ban.Key, "a correct password from another source does not lift it; failed_auth_ban_key: user_source bans per source")
+		x.Change = append(x.Change, "sipward bans del "+x.Ban.Key)
+		if c.FailedAuthBanKey == "user" {
+			x.Change = append(x.Change, "security.failed_auth_ban_key: user_source, which bans a user at one address alone")
+		}
 	case r.InARow > 0:
 		x.Why = "a correct password sets the count to 0"
 		x.Change = append(x.Change, "sipward bans add "+x.Key)
@@ -324,12 +337,19 @@ func (e *Edge) addRule(x *Explanation, s *security.Settings, r security.Rule, co
 	case x.Trusted != "":
 		y.Looks, y.Why = false, why+"; it is "+x.Trusted
 	case x.Ban != nil && x.Ban.Rule == y.Rule:
-		y.Outcome = "dropped"
-		if x.Kind == "user" {
-			y.Outcome = "refused"
+		if x.Kind == "ip" { // whether a user is stopped depends on more
+			y.Outcome = "dropped"
 		}
 	}
 	x.Rules = append(x.Rules, y)
+}
+
+// several is a number of things in words.
+func several(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // addLook adds a rule that looks at what a message says, not at who sends it.

@@ -329,12 +329,13 @@ func TestExplain(t *testing.T) {
 		const ofSource = `dos enforce true %d/%d/2 passes: %s
 scanner enforce false 0/0/0 passes: by User-Agent, From and To of each request
 sanity enforce false 0/0/0 passes: by the header fields of each request
-failed_auth_source enforce true %d/%d/60 passes: %d wrong passwords in the last 60 s that only this source can have sent
-enumeration enforce true %d/%d/60 passes: of %d users
+failed_auth enforce false 0/0/0 passes: by the user of each request, of whom sipward explain USER@DOMAIN says more
+failed_auth_source enforce true %d/%d/60 passes: %s in the last 60 s that only this source can have sent
+enumeration enforce true %d/%d/60 passes: of %s
 borrowed_nonce enforce true 0/20/60 passes: 0 wrong passwords that anybody can have sent in its name
 loop enforce false 0/0/0 passes: by From and To of each new call, whoever sends it
 `
-		if got, want := rules(x), fmt.Sprintf(ofSource, 30, 50, "30 of 50 messages in the last 2 s", 0, 20, 0, 0, 5, 0); got != want {
+		if got, want := rules(x), fmt.Sprintf(ofSource, 30, 50, "30 of 50 messages in the last 2 s", 0, 20, "0 wrong passwords", 0, 5, "0 users"); got != want {
 			t.Errorf("%s\nwant\n%s", got, want)
 		}
 		x.Rules = nil
@@ -352,7 +353,7 @@ loop enforce false 0/0/0 passes: by From and To of each new call, whoever sends 
 		u.tries(401)
 		pass(2 * time.Second)
 		x = explain("127.0.0.9")
-		if got, want := rules(x), fmt.Sprintf(ofSource, 0, 500, "0 of 500 messages in the last 2 s (10 times dos_reqs_density_per_unit: it is known)", 1, 200, 1, 1, 50, 1); got != want {
+		if got, want := rules(x), fmt.Sprintf(ofSource, 0, 500, "0 of 500 messages in the last 2 s (10 times dos_reqs_density_per_unit: it is known)", 1, 200, "1 wrong password", 1, 50, "1 user"); got != want {
 			t.Errorf("%s\nwant\n%s", got, want)
 		}
 		if x.Why != "not banned, but watched" || !x.Known || x.Calls != 1 {
@@ -365,9 +366,22 @@ loop enforce false 0/0/0 passes: by From and To of each new call, whoever sends 
 		u.tries(401)
 		u.tries(401)
 		x = explain("2000@pbx.example.org")
-		if x.Verdict != "refused" || x.Ban == nil || x.Rules[0].Outcome != "refused" ||
+		if x.Verdict != "refused" || x.Ban == nil || x.Rules[0].Outcome != "refused" || x.Rules[0].Count != 3 || len(x.Change) != 2 ||
 			x.Why != "banned by the rule failed_auth until "+x.Ban.Until.Format(time.DateTime)+"; passes: running calls, and sources that knew the password within the last hour" {
 			t.Errorf("%+v", x)
+		}
+		l.phone.user("1000").registers(401)
+		for range 3 {
+			v := l.phone.user("1000")
+			v.challenged("REGISTER")
+			v.tries(401)
+		}
+		if x := explain("1000@pbx.example.org/127.0.0.9"); x.Ban == nil || x.Verdict != "passes" || x.Rules[0].Outcome != "passes" ||
+			x.Why != "banned, but this source knew the password within the last hour" {
+			t.Errorf("%+v", x)
+		}
+		if _, ok, err := l.e.RemoveBan("1000@pbx.example.org"); !ok || err != nil {
+			t.Error(ok, err)
 		}
 		if x := explain("9999@pbx.example.org"); x.Why != "nothing is held against it" || x.Verdict != "passes" || x.Ban != nil {
 			t.Errorf("%+v", x)
@@ -385,7 +399,7 @@ loop enforce false 0/0/0 passes: by From and To of each new call, whoever sends 
 		}
 		l.phone.skip()
 		x = explain("127.0.0.9")
-		if x.Verdict != "dropped" || x.Ban == nil || x.Ban.Rule != "dos" || x.Rules[0].Outcome != "dropped" || x.Rules[3].Outcome != "passes" ||
+		if x.Verdict != "dropped" || x.Ban == nil || x.Ban.Rule != "dos" || x.Rules[0].Outcome != "dropped" || x.Rules[4].Outcome != "passes" ||
 			x.Why != "banned by the rule dos until "+x.Ban.Until.Format(time.DateTime) ||
 			!reflect.DeepEqual(x.Change, []string{"sipward bans del 127.0.0.9", "security.trusted: [127.0.0.9]"}) {
 			t.Errorf("%+v", x)

@@ -159,7 +159,7 @@ func TestDoubtEnds(t *testing.T) {
 						t.Error("in doubt")
 					}
 				}
-				if x, err := l.e.Explain("127.0.0.9"); err != nil || x.Rules[5].Rule != "borrowed_nonce" || x.Rules[5].Count != 20 || x.Rules[5].Limit != 20 {
+				if x, err := l.e.Explain("127.0.0.9"); err != nil || x.Rules[6].Rule != "borrowed_nonce" || x.Rules[6].Count != 20 || x.Rules[6].Limit != 20 {
 					t.Errorf("%+v, %v", x.Rules, err)
 				}
 			})

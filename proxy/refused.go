@@ -30,7 +30,7 @@ func (r *refused) note(p wire.Proto, peer netip.AddrPort, why error) {
 	switch {
 	case errors.Is(why, transport.ErrTotalLimit):
 		r.total++
-	case errors.Is(why, transport.ErrSourceLimit):
+	case errors.Is(why, transport.ErrSourceLimit), errors.Is(why, errConnects):
 		r.perSource++
 	default:
 		r.handshake++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -59,7 +60,11 @@ func writeExplanation(out io.Writer, x proxy.Explanation, now time.Time) {
 	if b := x.Ban; b != nil {
 		banned = fmt.Sprintf("by %s %s (%s); sipward bans show %s has more", b.Rule, left(*b, now), because(*b), b.Key)
 	}
-	writePairs(out, p, [][2]string{{"trusted", trusted}, {"known", known}, {"calls", strconv.Itoa(x.Calls)}, {"banned", banned}})
+	pairs := [][2]string{{"trusted", trusted}, {"known", known}, {"calls", strconv.Itoa(x.Calls)}, {"banned", banned}}
+	if x.Kind == "user" && strings.LastIndexByte(x.Key, '/') < strings.LastIndexByte(x.Key, '@') {
+		pairs = pairs[3:] // the others are about an address
+	}
+	writePairs(out, p, pairs)
 	if len(x.Rules) > 0 {
 		fmt.Fprintln(out)
 		rows := [][]string{{"RULE", "MODE", "COUNT", "NEXT MESSAGE", "WHY"}}

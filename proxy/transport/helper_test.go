@@ -99,6 +99,13 @@ func spec(s string) config.Listener {
 func start(t testing.TB, o Options, h Handler, specs ...config.Listener) *Layer {
 	t.Helper()
 	l := New(o)
+	serve(t, l, h, specs...)
+	return l
+}
+
+// serve starts a layer, until the test ends.
+func serve(t testing.TB, l *Layer, h Handler, specs ...config.Listener) {
+	t.Helper()
 	if err := l.Listen(specs); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +117,6 @@ func start(t testing.TB, o Options, h Handler, specs ...config.Listener) *Layer 
 			t.Error(err)
 		}
 	})
-	return l
 }
 
 func dialTo(t testing.TB, l *Layer, index int) *net.TCPConn {

@@ -54,6 +54,7 @@ type reader struct {
 	mid    *[midBuffer]byte   // or that one
 	filled int                // bytes in buf
 	waits  bool               // Read waits with a buffer in its hands
+	heard  bool               // something has come
 
 	// Deadlines are set when a message begins and when the connection has been at rest for long, not with each read.
 	lastRead  time.Time // when the last bytes came
@@ -71,12 +72,12 @@ func (c *Conn) read() error {
 	}
 	defer r.giveBack()
 	r.lastRead = time.Now()
-	_ = c.box.SetReadDeadline(r.lastRead.Add(c.layer.limits.idle))
+	_ = c.box.SetReadDeadline(r.restsUntil())
 	for {
 		n, err := r.receive()
 		if n > 0 {
 			wasFull := r.filled+n == len(r.buf)
-			r.lastRead = time.Now()
+			r.lastRead, r.heard = time.Now(), true
 			r.filled += n
 			if c.unanswered.Load() != 0 {
 				c.unanswered.Store(0)
@@ -242,9 +243,19 @@ func (r *reader) limit() {
 		return
 	}
 	if r.isLimited {
-		_ = r.c.box.SetReadDeadline(r.lastRead.Add(r.c.layer.limits.idle))
+		_ = r.c.box.SetReadDeadline(r.restsUntil())
 		r.isLimited = false
 	}
+}
+
+// restsUntil is when a connection has been at rest for too long. Those that we opened, for what we had to send, are no
+// guests; a WebSocket has said in its upgrade what it is for, and a page may call much later.
+func (r *reader) restsUntil() time.Time {
+	limits := &r.c.layer.limits
+	if r.heard || !r.c.inbound || r.c.web != nil {
+		return r.lastRead.Add(limits.idle)
+	}
+	return r.lastRead.Add(min(limits.mute, limits.idle))
 }
 
 // timedOut tells what a failed read means; nil = go on reading.
@@ -261,7 +272,7 @@ func (r *reader) timedOut(err error) error {
 		_ = r.c.box.SetReadDeadline(r.begun.Add(r.c.layer.limits.message))
 		return nil
 	}
-	until := r.lastRead.Add(r.c.layer.limits.idle)
+	until := r.restsUntil()
 	if !now.Before(until) {
 		return ErrIdle
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -170,6 +171,55 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 		t.Error(end.err)
 	}
 	expectEnd(t, peer)
+}
+
+// Who opens a connection and says nothing on it has no place for long; one byte more, and it may be a telephone at rest.
+func TestMutePeerIsClosed(t *testing.T) {
+	secure, pool := tlsSpec(t)
+	for name, secret := range map[string]bool{"tcp": false, "tls": true} {
+		t.Run(name, func(t *testing.T) {
+			r, s := newRecorder(), spec("tcp 127.0.0.1:0")
+			if secret {
+				s = secure
+			}
+			l := New(Options{})
+			l.limits.mute = 50 * time.Millisecond
+			serve(t, l, r, s)
+			peer := net.Conn(dialTo(t, l, 0))
+			if secret {
+				peer = tls.Client(peer, &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
+				if err := peer.(*tls.Conn).Handshake(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if end := next(t, r.closed); !errors.Is(end.err, ErrIdle) {
+				t.Error(end.err)
+			}
+		})
+	}
+}
+
+func TestHowLongAPeerMayRest(t *testing.T) {
+	const idle = time.Hour
+	for name, test := range map[string]struct {
+		heard bool
+		conn  *Conn
+		idle  time.Duration
+		want  time.Duration
+	}{
+		"accepted":             {false, &Conn{inbound: true}, idle, mutePeer},
+		"accepted, as it says": {false, &Conn{inbound: true}, time.Second, time.Second},
+		"it sent a ping":       {true, &Conn{inbound: true}, idle, idle},
+		"dialled":              {false, &Conn{}, idle, idle},
+		"dialled back":         {false, &Conn{isGuest: true}, idle, idle},
+		"web":                  {false, &Conn{inbound: true, web: &webSocket{}}, idle, idle},
+	} {
+		test.conn.layer = &Layer{limits: limits{idle: test.idle, mute: mutePeer}}
+		r := reader{c: test.conn, heard: test.heard, lastRead: time.Unix(1, 0)}
+		if got := r.restsUntil().Sub(r.lastRead); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }
 
 func TestPeerThatClosesIsReported(t *testing.T) {

@@ -73,6 +73,8 @@ type Options struct {
 // Numbers we chose; those that an operator may need to change are in config.Limits.
 const (
 	dialTimeout = 5 * time.Second
+	// mutePeer is how long a peer may say nothing at all on the connection that it opened: phones open one to register.
+	mutePeer = 30 * time.Second
 	// maxDialing bounds connections in the making; a storm of dials towards dead hosts must not take the process.
 	maxDialing = 1024
 	// Zero limits, as in tests and tools, mean these.
@@ -100,7 +102,7 @@ var (
 	ErrWriteTimeout = errors.New("write timeout")
 	// ErrSlowMessage is the reason of a connection whose peer did not complete a message in Limits.MessageTimeout.
 	ErrSlowMessage = errors.New("message not completed in time")
-	// ErrIdle is the reason of a connection on which nothing came for Limits.IdleTimeout.
+	// ErrIdle is the reason of a connection on which nothing came for Limits.IdleTimeout, or nothing ever.
 	ErrIdle = errors.New("idle for too long")
 	// ErrUnwanted is the reason of connections that Layer.CloseFrom ended.
 	ErrUnwanted = errors.New("connection of a source that is not wanted any more")
@@ -139,7 +141,7 @@ type Layer struct {
 // limits are config.Limits with their defaults filled in, in the types used here.
 type limits struct {
 	maxMessage, writeQueue, receiveBuffer   int
-	handshake, message, idle, write         time.Duration
+	handshake, message, idle, mute, write   time.Duration
 	maxConnections, maxConnectionsPerSource int
 	acceptRate                              int // connections per second
 
@@ -180,6 +182,7 @@ func limitsOf(c config.Limits) limits {
 		handshake:               or(time.Duration(c.HandshakeTimeout), defaultHandshakeTimeout),
 		message:                 or(time.Duration(c.MessageTimeout), defaultMessageTimeout),
 		idle:                    or(time.Duration(c.IdleTimeout), defaultIdleTimeout),
+		mute:                    mutePeer,
 		write:                   or(time.Duration(c.WriteTimeout), defaultWriteTimeout),
 		maxConnections:          c.MaxConnections,
 		maxConnectionsPerSource: c.MaxConnectionsPerSource,

@@ -105,6 +105,9 @@ func TestFoldedAndOddTextsStayInTheirLines(t *testing.T) {
 				lines = strings.Replace(lines, "X: y\r\n", "", 1)
 			}
 			l.opensWith(lines)
+			if strings.Contains(lines, "Record-Route") {
+				lines += "Record-Route: <sip:edge@h;lr>\r\n"
+			}
 			l.answers("tb", lines)
 			l.acks("tb")
 			l.until(402 * time.Second)
@@ -113,6 +116,33 @@ func TestFoldedAndOddTextsStayInTheirLines(t *testing.T) {
 			}
 			if len(l.acts) != 2 {
 				t.Errorf("%d probes", len(l.acts))
+			}
+		})
+	}
+}
+
+// Whoever answers with the Record-Routes of others and without ours has changed what we
+// wrote. A probe that leaves out those behind us would be told that there is no such dialog.
+func TestCalleeWithoutOurRouteIsNotAsked(t *testing.T) {
+	for _, x := range []struct {
+		name, lines string
+		asked       bool
+	}{
+		{"ours", "Record-Route: <sip:p1;lr>, <sip:edge@h;lr>\r\n", true},
+		{"none", "", true},
+		{"only others", "Record-Route: <sip:p1;lr>, <sip:changed@h;lr>\r\n", false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			l := newLab(t, func(p *timers.Policy) { p.MaxCall = 400 * time.Second })
+			l.talks(labTimer+labUpdate, labTimer+labUpdate+x.lines)
+			l.until(399 * time.Second)
+			if asked := len(l.acts) > 0; asked != x.asked {
+				t.Errorf("%d probes", len(l.acts))
+			}
+			l.acts = nil
+			l.until(402 * time.Second)
+			for _, to := range [2]Leg{A, B} {
+				l.next(to, wire.BYE)
 			}
 		})
 	}

@@ -348,7 +348,9 @@ func joined(m *wire.Msg, k wire.Kind) []byte {
 //
 // Where the nearest hop is ourselves, of another pass of the same call (a spiral
 // through a PBX that does not record its route), requests have both our Routes on
-// top and find one of the two calls only: neither may shift numbers then.
+// top and find one of the two calls only: neither may shift numbers then. Nor where
+// a callee returns Record-Routes and has changed ours: the rest is not known then, and
+// what goes past it would be told that there is no such dialog.
 func (c *Call) recordRoutesLocked(m *wire.Msg, l Leg) ([]byte, bool) {
 	if m.First(wire.KindRecordRoute) < 0 {
 		return nil, true
@@ -360,6 +362,7 @@ func (c *Call) recordRoutesLocked(m *wire.Msg, l Leg) ([]byte, bool) {
 		v, ok := it.Next()
 		if !ok {
 			if l == B { // without our own value nobody knows what is behind us
+				c.noInject = true
 				n, size = 0, 0
 			}
 			break

@@ -23,6 +23,7 @@ type counters struct {
 	overLimit     atomic.Uint64 // of them: max_cps
 	tableFull     atomic.Uint64 // of them: max_transactions
 	dialogsFull   atomic.Uint64 // of them: max_dialogs
+	badTimers     atomic.Uint64 // requests whose Session-Expires cannot be read
 	injected      atomic.Uint64 // requests of our own in dialogs
 	notes         atomic.Uint64 // what was to be told of single calls
 	lateSuccess   atomic.Uint64 // 2xx to an INVITE after a failure was passed on, or whose transaction was over
@@ -44,6 +45,7 @@ type Counters struct {
 	Rejected, Loops, Overload, OverLimit, TableFull, LateSuccess, SendErrors, Panics     uint64
 
 	DialogsFull, Injected, Notes uint64
+	BadTimers                    uint64 // requests whose Session-Expires cannot be read
 	FlowFailed, BadTokens        uint64 // requests for a flow that is gone; with a token that was refused
 	Large                        uint64 // datagrams sent that may have gone in fragments
 	Reopened                     uint64 // connections asked for to send a response, whose own was gone
@@ -65,7 +67,7 @@ func (e *Edge) Counters() Counters {
 		Retransmitted: c.retransmitted.Load(), Rejected: c.rejected.Load(), Loops: c.loops.Load(),
 		Overload: c.overload.Load(), OverLimit: c.overLimit.Load(), TableFull: c.tableFull.Load(),
 		LateSuccess: c.lateSuccess.Load(), SendErrors: c.sendErrors.Load(), Panics: c.panics.Load(),
-		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), StateLost: e.stateLost(),
+		DialogsFull: c.dialogsFull.Load(), Injected: c.injected.Load(), Notes: c.notes.Load(), BadTimers: c.badTimers.Load(), StateLost: e.stateLost(),
 		FlowFailed: c.flowFailed.Load(), BadTokens: c.badTokens.Load(), Large: c.large.Load(), Reopened: c.reopened.Load(), Calls: e.dialogs.Len(),
 		Transactions: e.table.Len(), Active: int(e.active.Load()), Timers: e.wheel.Len(), Held: int(e.held.Load()),
 	}

@@ -33,6 +33,7 @@ func (c *responseContext) beginCallLocked(m *wire.Msg, now time.Duration) reject
 	e, r := c.edge, &c.route
 	ask := dialog.AskOf(m)
 	r.change.timer = c.snap.policy.Request(ask, e.learned.get(m, now))
+	e.countTimer(r.change.timer)
 	if r.change.timer.Reject {
 		return tooSmall(r.change.timer)
 	}
@@ -67,6 +68,7 @@ func (c *responseContext) joinDialogLocked(w *scratch, m *wire.Msg, now time.Dur
 		minSE = c.edge.learned.get(m, now)
 	}
 	v := r.dialog.Request(&w.effects, m, dialogFlow(c.arrival), minSE, now)
+	c.edge.countTimer(v.Duty)
 	switch v.Status {
 	case 0:
 	case 200: // the edge has hung up itself
@@ -79,6 +81,12 @@ func (c *responseContext) joinDialogLocked(w *scratch, m *wire.Msg, now time.Dur
 	c.tx = v.Tx
 	r.change.cseq, r.change.rack, r.change.timer = v.CSeq, v.RAck, v.Duty
 	return rejection{}
+}
+
+func (e *Edge) countTimer(d timers.Duty) {
+	if d.Unread {
+		e.count.badTimers.Add(1)
+	}
 }
 
 // tooSmall is the 422 of RFC 4028 6.

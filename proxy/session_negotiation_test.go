@@ -118,6 +118,7 @@ var negotiations = []struct {
 	caller, callee string   // header lines of the request and of its 2xx
 	there, back    []string // what the edge changes in them
 	mode, view     string
+	unread         uint64 // intervals that mean nothing, of all its requests
 }{
 	{
 		name:   "G1 interval from both, the caller refreshes",
@@ -312,18 +313,18 @@ var negotiations = []struct {
 	{
 		name:   "G7 two intervals",
 		caller: "Supported: timer\nSession-Expires: 1800\nSession-Expires: 60\n",
-		mode:   "P", view: "0, 0",
+		mode:   "P", view: "0, 0", unread: 5,
 	},
 	{
 		name:   "G7 two intervals in the answer",
 		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: 1800;refresher=uac\nx: 900;refresher=uas\n",
 		mode: "P", view: "0, 0",
 	},
-	{name: "G7 interval 0", caller: "Supported: timer\nSession-Expires: 0\n", mode: "P", view: "0, 0"},
-	{name: "G7 interval too large", caller: "Supported: timer\nSession-Expires: 99999999999\n", mode: "P", view: "0, 0"},
-	{name: "G7 interval of letters", caller: "Supported: timer\nSession-Expires: soon\n", mode: "P", view: "0, 0"},
-	{name: "G7 empty interval", caller: "Supported: timer\nSession-Expires:\n", mode: "P", view: "0, 0"},
-	{name: "G7 negative interval without support", caller: "Session-Expires: -1\n", mode: "N", view: "0, 0"},
+	{name: "G7 interval 0", caller: "Supported: timer\nSession-Expires: 0\n", mode: "P", view: "0, 0", unread: 5},
+	{name: "G7 interval too large", caller: "Supported: timer\nSession-Expires: 99999999999\n", mode: "P", view: "0, 0", unread: 5},
+	{name: "G7 interval of letters", caller: "Supported: timer\nSession-Expires: soon\n", mode: "P", view: "0, 0", unread: 5},
+	{name: "G7 empty interval", caller: "Supported: timer\nSession-Expires:\n", mode: "P", view: "0, 0", unread: 5},
+	{name: "G7 negative interval without support", caller: "Session-Expires: -1\n", mode: "N", view: "0, 0", unread: 5},
 	{
 		name:   "G7 an interval of letters in the answer",
 		caller: "Supported: timer\nSession-Expires: 1800\n", callee: "Session-Expires: soon;refresher=uac\n",
@@ -375,6 +376,9 @@ func TestG1To7SessionTimerIsNegotiatedWithNoOtherByteChanged(t *testing.T) {
 						same(method+" in the dialog", there, n.there)
 						same("200 to it", back, n.back)
 					}
+				}
+				if got := l.e.Counters().BadTimers; got != n.unread {
+					t.Errorf("%d intervals that mean nothing were counted, want %d", got, n.unread)
 				}
 				c.hangsUp(sideB)
 			})

@@ -158,6 +158,7 @@ type Ask struct {
 // Duty is what the edge does to such a request before it forwards it, RFC 4028
 // 8.1.
 type Duty struct {
+	Unread bool // its Session-Expires means nothing: it is left alone
 	Reject bool // answer 422 with Min-SE: MinSE
 	// MinSE is the value of the Min-SE in the 422, or of the one to write into
 	// the request when SetMinSE.
@@ -177,7 +178,7 @@ func (p *Policy) Request(a Ask, learned uint32) Duty {
 	switch {
 	case a.BadSE:
 		// What cannot be read is not mended, and a second one not added.
-		return Duty{}
+		return Duty{Unread: true}
 	case !a.HasSE:
 		return p.insert(a, minSE, learned)
 	case a.SE >= minSE:

@@ -213,8 +213,8 @@ func TestRequestDuties(t *testing.T) {
 		{"A.1.4 no session_ttl, nothing to insert", lab(0, 2, 500), timerOnly, 0, Duty{}},
 		{"A.1.4 lab: not below 90", lab(6, 2, 500), timerOnly, 0, inserted(90)},
 		{"A.1.4 fractions are rounded up", lab(600.5, 2, 500), timerOnly, 0, inserted(601)},
-		{"A.1.6 unreadable: as absent, but no second one", always, Ask{Supported: true, BadSE: true}, 0, Duty{}},
-		{"A.1.6 two", always, Ask{Supported: true, HasSE: true, SE: 60, BadSE: true}, 0, Duty{}},
+		{"A.1.6 unreadable: as absent, but no second one", always, Ask{Supported: true, BadSE: true}, 0, Duty{Unread: true}},
+		{"A.1.6 two", always, Ask{Supported: true, HasSE: true, SE: 60, BadSE: true}, 0, Duty{Unread: true}},
 		{"A.2 not below the Min-SE of an earlier 422", policy(), timerOnly, 1800, inserted(1800)},
 		{"A.2 a smaller one does not matter", policy(), timerOnly, 90, inserted(600)},
 	} {
@@ -427,7 +427,7 @@ func TestRulesOfRFC4028HoldForEveryRequest(t *testing.T) {
 		if a.HasSE && d.SetSE && (a.Supported || a.SE >= own) {
 			fail("SE is only raised for one who does not support timer, from below min_se")
 		}
-		if a.BadSE && d != (Duty{}) {
+		if a.BadSE && d != (Duty{Unread: true}) {
 			fail("what cannot be read is not touched")
 		}
 		if d.SetMinSE && a.HasMinSE && d.MinSE <= a.MinSE {

@@ -288,6 +288,27 @@ func TestCallToABannedPhone(t *testing.T) {
 }
 
 // Nobody can keep two others from each other by calls in their names.
+// An account does not let its owner keep two others from each other either.
+func TestLoopsInTheNameOfOthers(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		insider := l.newPeerAt("X", "127.0.0.66:0")
+		insider.user("mallory").registers(200)
+		alice := l.phone.user("alice")
+		alice.domain = "example.org"
+		alice.registers(200)
+		for range 10 {
+			insider.call().sends("INVITE") // alice calls bob, he says
+		}
+		l.pbx[0].skip()
+		for n := range 4 {
+			l.phone.call().sends("INVITE")
+			if got, want := title(l.phone.gets()), []string{"100 INVITE", "482 INVITE"}[n/3]; got != want {
+				t.Errorf("call %d: %q", n+1, got)
+			}
+		}
+	})
+}
+
 func TestLoopsOfStrangersAreTheirOwn(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
 		stranger := l.newPeerAt("X", "127.0.0.66:0")

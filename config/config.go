@@ -43,7 +43,7 @@ type Config struct {
 
 // Listener is one socket to receive on. In the file it is either the address alone or a map.
 type Listener struct {
-	Address      string    `yaml:"address" doc:"proto:ip:port; proto is udp, tcp, tls, ws or wss, the address an IP literal, IPv6 in brackets." apply:"restart"`
+	Address      string    `yaml:"address" doc:"proto:ip:port; proto is udp, tcp, tls, ws or wss, the address an IP literal, IPv6 in brackets; [::] takes no IPv4." apply:"restart"`
 	Certificate  string    `yaml:"certificate" doc:"PEM file with the certificate chain of a tls or wss listener. All files of a listener are read again when they change, and at a reload." apply:"restart"`
 	Key          string    `yaml:"key" doc:"PEM file with the private key of a tls or wss listener." apply:"restart"`
 	Certificates []KeyPair `yaml:"certificates" doc:"Further pairs {certificate: file, key: file} of a tls or wss listener, chosen by the name that the client asks for (SNI); the one above is for all other names." apply:"restart"`

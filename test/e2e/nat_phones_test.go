@@ -219,8 +219,9 @@ func TestPhonesBehindNAT(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
 			h, registered := newNATHome(t, w)
-			if w.late { // the first phone shows that the registrar ignores its Path, and is to come back soon
+			if w.late { // each shows that the registrar ignores its Path, and is to come back soon
 				h.registersFor(h.alice, "30")
+				h.registersFor(h.bob, "30")
 			}
 			h.register(h.alice)
 			h.register(h.bob)

@@ -79,6 +79,53 @@ func TestGuessesWithBorrowedNonces(t *testing.T) {
 	})
 }
 
+// Asterisk gives everybody who asks in one second the same nonce. What tells its challenges apart is their opaque: who
+// guesses the passwords of many while others register is known by it, and who leaves it out has to prove where he is.
+func TestGuessesWithASharedNonce(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		givesBack bool
+		asked     int
+		banned    int
+	}{
+		{"as telephones do", true, 5, 1},
+		{"without opaque", false, 20, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+				other, evil := l.newPeerAt("A", "127.0.0.11:0").user("alice"), l.phone.user("x")
+				asked := 0
+				for n := range 40 {
+					second := fmt.Sprint("second", n/4)
+					asterisk := func(u *user, opaque string) {
+						u.asks("REGISTER", false, 401, challenge("WWW-Authenticate", second, fmt.Sprintf(",opaque=\"%s%d\"", opaque, n)))
+					}
+					asterisk(other, "a")
+					evil.name, evil.as = fmt.Sprint("user", n), fmt.Sprint("user", n)
+					if len(l.e.Bans(BanFilter{Kind: "ip"})) > 0 {
+						break
+					}
+					asterisk(evil, "e")
+					nonce := second
+					if c.givesBack {
+						nonce += fmt.Sprintf("\",opaque=\"e%d", n)
+					}
+					if _, isAsked := evil.borrows(nonce, "Authorization"); isAsked {
+						asked++
+					}
+					pass(time.Second / 4)
+				}
+				if bans := l.e.Bans(BanFilter{Kind: "ip"}); asked != c.asked || len(bans) != c.banned {
+					t.Errorf("%d guesses, %+v", asked, bans)
+				}
+				l.phone.skip()
+				l.pbx[0].skip()
+				pass(time.Minute)
+			})
+		})
+	}
+}
+
 // A telephone whose address others forge is challenged once more at most, and never when
 // it has its nonce by us, or is known; whoever comes over a stream cannot be forged.
 func TestForgedFailuresLockNobodyOut(t *testing.T) {

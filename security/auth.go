@@ -94,6 +94,7 @@ type Attempt struct {
 	Source Source
 	Method wire.Method
 	Nonce  uint64 // of Auth.Nonce
+	Opaque uint64 // of Auth.Opaque
 	Stream bool   // it came over TCP or TLS
 	UA     string // User-Agent
 	CallID string
@@ -155,7 +156,8 @@ type AuthReading struct {
 // Anybody can send requests in somebody else's name. So a source is blamed only for
 // failures that it proved to be its own: over a stream, or with a nonce that was
 // issued to this source and to no other (there are backends that give all challenges
-// of one second the same).
+// of one second the same; Asterisk does, but with an opaque of its own in each, which
+// proves as much).
 type Auth struct {
 	seed maphash.Seed
 
@@ -190,10 +192,11 @@ type guess struct {
 	at   time.Duration
 }
 
-// owner is the only source that a nonce was issued to, 0 = several.
+// owner is the only source that a nonce, or one with its opaque, was issued to, 0 = several.
 type owner struct {
-	source Source
-	at     time.Duration
+	source   Source
+	isMarked bool // a nonce that came with an opaque, too
+	at       time.Duration
 }
 
 // issue is a challenge that a source received.
@@ -230,29 +233,51 @@ func (a *Auth) Nonce(nonce []byte) uint64 {
 	return max(maphash.Bytes(a.seed, nonce), 1)
 }
 
+// Opaque is what an Attempt keeps of its nonce and opaque together, 0 without an opaque.
+func (a *Auth) Opaque(nonce, opaque []byte) uint64 {
+	if len(opaque) == 0 {
+		return 0
+	}
+	var h maphash.Hash
+	h.SetSeed(a.seed)
+	_, _ = h.Write(nonce) // never fails, nor do the others
+	_ = h.WriteByte('"')  // in neither of them
+	_, _ = h.Write(opaque)
+	return max(h.Sum64(), 1)
+}
+
 // Issued notes a challenge that goes to a source. It must be called before it is sent.
-func (a *Auth) Issued(s Source, realm, nonce []byte, method wire.Method, now time.Duration) {
-	n := a.Nonce(nonce)
+func (a *Auth) Issued(s Source, c Challenge, method wire.Method, now time.Duration) {
+	n, both := a.Nonce(c.Nonce), a.Opaque(c.Nonce, c.Opaque)
 	if n == 0 || s == 0 {
 		return
 	}
 	a.nonceMu.Lock()
 	defer a.nonceMu.Unlock()
-	o := a.owners.get(n)
-	switch {
-	case o == nil:
-		*a.owners.add(n, false) = owner{s, now}
-	case o.source == s, now-o.at > nonceLife:
-		*o = owner{s, now}
-	default:
-		*o = owner{0, now}
+	a.ownsLocked(s, n, both != 0, now)
+	if both != 0 {
+		a.ownsLocked(s, both, false, now)
 	}
 	i := issue{n, s, method}
 	at := a.issued.get(i)
 	if at == nil {
 		at = a.issued.add(i, false)
 	}
-	*at = issued{now, maphash.Bytes(a.seed, realm)}
+	*at = issued{now, maphash.Bytes(a.seed, c.Realm)}
+}
+
+func (a *Auth) ownsLocked(s Source, n uint64, isMarked bool, now time.Duration) {
+	o := a.owners.get(n)
+	switch {
+	case o == nil:
+		*a.owners.add(n, false) = owner{s, isMarked, now}
+	case now-o.at > nonceLife:
+		*o = owner{s, isMarked, now}
+	case o.source == s:
+		*o = owner{s, isMarked || o.isMarked, now}
+	default:
+		*o = owner{0, isMarked || o.isMarked, now}
+	}
 }
 
 // Asked tells whether the nonce of credentials was issued to a source for a method, and
@@ -289,8 +314,12 @@ func (a *Auth) proves(at *Attempt, now time.Duration) bool {
 	}
 	a.nonceMu.Lock()
 	defer a.nonceMu.Unlock()
-	o := a.owners.peek(at.Nonce)
-	return o != nil && o.source == at.Source && now-o.at <= nonceLife
+	return a.isOwnerLocked(at.Source, at.Nonce, now) || at.Opaque != 0 && a.isOwnerLocked(at.Source, at.Opaque, now)
+}
+
+func (a *Auth) isOwnerLocked(s Source, n uint64, now time.Duration) bool {
+	o := a.owners.peek(n)
+	return o != nil && o.source == s && now-o.at <= nonceLife
 }
 
 // Failure counts an attempt whose answer was Wrong, once per transaction; known says

@@ -104,7 +104,7 @@ func (e *authEdge) exchange(method wire.Method, user, nonce string, status int, 
 		e.t.Fatal("malformed")
 	}
 	at := &Attempt{
-		User: string(AppendUser(nil, m, c)), Source: e.source, Method: method, Nonce: e.a.Nonce(c.Nonce), Stream: e.stream,
+		User: string(AppendUser(nil, m, c)), Source: e.source, Method: method, Nonce: e.a.Nonce(c.Nonce), Opaque: e.a.Opaque(c.Nonce, c.Opaque), Stream: e.stream,
 		CallID: "call", At: e.now,
 	}
 	if challenge != "" {
@@ -119,7 +119,7 @@ func (e *authEdge) exchange(method wire.Method, user, nonce string, status int, 
 			e.a.Success(at, e.now)
 		}
 	}
-	Challenged(answer, func(realm, nonce []byte) { e.a.Issued(e.source, realm, nonce, method, e.now) })
+	Challenged(answer, func(c Challenge) { e.a.Issued(e.source, c, method, e.now) })
 	return o, v
 }
 
@@ -247,7 +247,12 @@ func TestKeysOfFailures(t *testing.T) {
 }
 
 func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
-	issue := func(e *authEdge, s Source, nonce string) { e.a.Issued(s, nil, []byte(nonce), wire.REGISTER, e.now) }
+	mark := func(e *authEdge, s Source, opaque string) {
+		e.a.Issued(s, Challenge{Nonce: []byte("x"), Opaque: []byte(opaque)}, wire.REGISTER, e.now)
+	}
+	issue := func(e *authEdge, s Source, nonce string) {
+		e.a.Issued(s, Challenge{Nonce: []byte(nonce)}, wire.REGISTER, e.now)
+	}
 	for _, x := range []struct {
 		name   string
 		before func(e *authEdge)
@@ -256,7 +261,7 @@ func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
 		{"invented nonce", func(*authEdge) {}, false},
 		{"a stream", func(e *authEdge) { e.stream = true }, true},
 		{"issued to it", func(e *authEdge) { issue(e, authAt, "x") }, true},
-		{"issued to it for another method", func(e *authEdge) { e.a.Issued(authAt, nil, []byte("x"), wire.INVITE, e.now) }, true},
+		{"issued to it for another method", func(e *authEdge) { e.a.Issued(authAt, Challenge{Nonce: []byte("x")}, wire.INVITE, e.now) }, true},
 		{"issued to it twice", func(e *authEdge) { issue(e, authAt, "x"); issue(e, authAt, "x") }, true},
 		{"another one issued to it", func(e *authEdge) { issue(e, authAt, "y") }, false},
 		{"issued to somebody else", func(e *authEdge) { issue(e, elsewhere, "x") }, false},
@@ -264,6 +269,11 @@ func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
 		{"issued to somebody else too", func(e *authEdge) { issue(e, authAt, "x"); issue(e, elsewhere, "x") }, false},
 		{"issued to somebody else before", func(e *authEdge) { issue(e, elsewhere, "x"); issue(e, authAt, "x"); issue(e, authAt, "x") }, false},
 		{"too long ago", func(e *authEdge) { issue(e, authAt, "x"); e.now += nonceLife + time.Second }, false},
+		// Asterisk does so too, but each of its challenges has an opaque of its own.
+		{"with an opaque of its own", func(e *authEdge) { mark(e, authAt, "o"); mark(e, elsewhere, "p") }, true},
+		{"with the opaque of somebody else", func(e *authEdge) { mark(e, authAt, "p"); mark(e, elsewhere, "o") }, false},
+		{"with one opaque for all", func(e *authEdge) { mark(e, authAt, "o"); mark(e, elsewhere, "o") }, false},
+		{"with an opaque, which is left out", func(e *authEdge) { mark(e, authAt, ""); mark(e, elsewhere, "p") }, false},
 		{"long ago, and again", func(e *authEdge) { issue(e, elsewhere, "x"); e.now += nonceLife + time.Second; issue(e, authAt, "x") }, true},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -276,7 +286,7 @@ func TestSourcesAreBlamedWithProofOnly(t *testing.T) {
 					if rule == Enumeration {
 						user = fmt.Sprint("user", i)
 					}
-					if _, v := e.exchange(wire.REGISTER, user, "x", 401, ""); v.Source != nil {
+					if _, v := e.exchange(wire.REGISTER, user, `x", opaque="o`, 401, ""); v.Source != nil {
 						got = v.Source
 						break
 					}
@@ -427,7 +437,7 @@ func TestAuthIsBounded(t *testing.T) {
 	for i := range 10 * capacity {
 		now := time.Duration(i + 1)
 		s := Source(i + 1)
-		a.Issued(s, nil, fmt.Append(nil, i), wire.REGISTER, now)
+		a.Issued(s, Challenge{Nonce: fmt.Append(nil, i)}, wire.REGISTER, now)
 		v := a.Failure(&Attempt{User: fmt.Sprint("user", i), Source: s, Stream: true, CallID: text}, authDefaults, false, 401, now)
 		if v.Users != nil || v.Source != nil {
 			t.Fatalf("%+v", v)
@@ -448,7 +458,7 @@ func TestAuthTakesAnything(t *testing.T) {
 	for _, at := range []*Attempt{{}, {Stream: true}, {User: "a@b"}, {Source: authAt, Stream: true}, {User: "a@b", Source: authAt, Stream: true, Method: 200}} {
 		for _, l := range []AuthLimits{{}, {Attempts: 1, SourceAttempts: 1, EnumerationUsers: 1, Key: "?"}, {Attempts: -1, SourceAttempts: -1, EnumerationUsers: -1, Window: -1, KnownFactor: -1},
 			{Attempts: 1 << 62, SourceAttempts: 1 << 62, EnumerationUsers: 1 << 62, KnownFactor: 1 << 62, Key: BySource}} {
-			a.Issued(at.Source, nil, []byte("n"), at.Method, 1)
+			a.Issued(at.Source, Challenge{Nonce: []byte("n")}, at.Method, 1)
 			a.Answered(at, 1)
 			v := a.Failure(at, l, true, 401, 1)
 			if userOf(v) != nil && userOf(v).User == "" || v.Source != nil && v.Source.Source == 0 {
@@ -470,7 +480,7 @@ func TestAuthByManyAtOnce(t *testing.T) {
 				now := time.Duration(i+1) * ms
 				nonce := fmt.Append(nil, i%70)
 				at := &Attempt{User: fmt.Sprint(i % 60), Source: Source(g + 1), Method: wire.REGISTER, Nonce: a.Nonce(nonce), Stream: i%2 == 0}
-				a.Issued(at.Source, nil, nonce, at.Method, now)
+				a.Issued(at.Source, Challenge{Nonce: nonce}, at.Method, now)
 				a.Answered(at, now)
 				a.Failure(at, authDefaults, i%3 == 0, 401, now)
 				a.Read(Key{User: at.User, Source: at.Source}, authDefaults, now)
@@ -537,7 +547,7 @@ func BenchmarkAuth(b *testing.B) {
 		for b.Loop() {
 			now++
 			nonce[0], nonce[1], nonce[2] = byte(now), byte(now>>8), byte(now>>16)
-			a.Issued(authAt, nil, nonce, wire.REGISTER, now)
+			a.Issued(authAt, Challenge{Nonce: nonce}, wire.REGISTER, now)
 		}
 	})
 	b.Run("answered", func(b *testing.B) {

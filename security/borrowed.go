@@ -63,14 +63,28 @@ func (a *Auth) Doubts(s Source, l AuthLimits, now time.Duration) bool {
 	return l.SourceAttempts > 0 && a.strangers.countLocked(s, l, now) >= l.SourceAttempts
 }
 
-// Holds tells whether a nonce was given to a source, be it to others too, for any method:
-// a telephone uses that of its registration for its calls.
-func (a *Auth) Holds(s Source, nonce []byte, now time.Duration) bool {
-	n := a.Nonce(nonce)
+// Holds tells whether credentials are of a challenge that was given to a source, for any
+// method: a telephone uses that of its registration for its calls. That others have the same
+// nonce is no matter, unless their challenges can be told apart by their opaque: whoever
+// leaves his out or has changed it may have the nonce from elsewhere.
+func (a *Auth) Holds(s Source, c Credentials, now time.Duration) bool {
+	n, both := a.Nonce(c.Nonce), a.Opaque(c.Nonce, c.Opaque)
 	a.nonceMu.Lock()
 	defer a.nonceMu.Unlock()
+	if !a.isIssuedLocked(s, n, now) {
+		return false
+	}
+	o := a.owners.peek(n)
+	if o == nil || !o.isMarked || o.source == s {
+		return true
+	}
+	m := a.owners.peek(both)
+	return m != nil && (m.source == s || m.source == 0)
+}
+
+func (a *Auth) isIssuedLocked(s Source, nonce uint64, now time.Duration) bool {
 	for method := wire.UnknownMethod; method <= wire.UPDATE; method++ {
-		if a.wasIssuedLocked(issue{n, s, method}, now) {
+		if a.wasIssuedLocked(issue{nonce, s, method}, now) {
 			return true
 		}
 	}
@@ -93,7 +107,7 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 	var in Credentials // doubt
 	isBorrowed := false
 	x.eachCredentials(func(c Credentials) bool {
-		isBorrowed, in = !g.Auth.Holds(x.Source, c.Nonce, now), c
+		isBorrowed, in = !g.Auth.Holds(x.Source, c, now), c
 		return !isBorrowed
 	})
 	if !isBorrowed || g.isKnown(x.Source, x.From, now) || g.isInside(m) {
@@ -110,7 +124,7 @@ func (g *Guard) borrowed(s *Settings, x *Message, v *Verdict, now time.Duration)
 		return false
 	}
 	nonce := rand.Text()
-	g.Auth.Issued(x.Source, in.Realm, []byte(nonce), m.Method, now)
+	g.Auth.Issued(x.Source, Challenge{Realm: in.Realm, Nonce: []byte(nonce)}, m.Method, now)
 	v.Header = []byte(header + `: Digest realm="` + string(in.Realm) + `",nonce="` + nonce + `",stale=true,algorithm=` + algorithmOf(in) + "\r\n")
 	return true
 }

@@ -25,10 +25,52 @@ func TestQuotableRealms(t *testing.T) {
 func TestNonceIsHeldForAnyMethod(t *testing.T) {
 	for _, name := range strings.Fields("INVITE BYE OPTIONS REGISTER PRACK SUBSCRIBE NOTIFY PUBLISH INFO REFER MESSAGE UPDATE QUERY") {
 		a := NewAuth(authEntries)
-		a.Issued(1, []byte("pbx"), []byte("n"), wire.MethodOf([]byte(name)), time.Second)
-		if !a.Holds(1, []byte("n"), time.Minute) || a.Holds(2, []byte("n"), time.Minute) || a.Holds(1, []byte("other"), time.Minute) {
+		a.Issued(1, Challenge{Realm: []byte("pbx"), Nonce: []byte("n")}, wire.MethodOf([]byte(name)), time.Second)
+		n := Credentials{Nonce: []byte("n")}
+		if !a.Holds(1, n, time.Minute) || a.Holds(2, n, time.Minute) || a.Holds(1, Credentials{Nonce: []byte("other")}, time.Minute) {
 			t.Error(name)
 		}
+	}
+}
+
+// Asterisk gives everybody who asks in one second the same nonce, with an opaque of his own: who leaves that out has the
+// nonce from anywhere. Of a backend without opaques nobody can give one back.
+func TestSharedNonceIsHeldWithItsOpaque(t *testing.T) {
+	issue := func(a *Auth, s Source, opaque string) {
+		a.Issued(s, Challenge{Nonce: []byte("n"), Opaque: []byte(opaque)}, wire.REGISTER, time.Second)
+	}
+	for _, x := range []struct {
+		name         string
+		his, another string // of the challenges
+		answered     string
+		want         bool
+	}{
+		{"his own", "o", "p", "o", true},
+		{"left out", "o", "p", "", false},
+		{"of somebody else", "o", "p", "p", false},
+		{"invented", "o", "p", "q", false},
+		{"nobody has one", "", "", "", true},
+		{"nobody has one, invented", "", "", "q", true},
+		{"one for all", "o", "o", "o", true},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			for _, isFirst := range []bool{true, false} {
+				a, c := NewAuth(authEntries), Credentials{Nonce: []byte("n"), Opaque: []byte(x.answered)}
+				if !isFirst {
+					issue(a, 2, x.another)
+				}
+				issue(a, 1, x.his)
+				if isFirst {
+					if got := a.Holds(1, c, time.Minute); !got {
+						t.Error("he is the only one who has it")
+					}
+					issue(a, 2, x.another)
+				}
+				if got := a.Holds(1, c, time.Minute); got != x.want {
+					t.Errorf("first %t: held: %t", isFirst, got)
+				}
+			}
+		})
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 // message and without their quotes; escapes ("\x") are kept.
 type Credentials struct {
 	User, Realm, Nonce []byte
+	Opaque             []byte // as the challenge had it, of telephones that give it back
 	Algorithm          []byte // the first, if there are several; empty = MD5
 	ForProxy           bool   // of Proxy-Authorization
 }
@@ -105,6 +106,10 @@ func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
 			} else if isWord(name, "response") {
 				first, response = response == nil, value
 			}
+		case 6:
+			if c.Opaque == nil && isWord(name, "opaque") {
+				c.Opaque = value
+			}
 		case 9:
 			if c.Algorithm == nil && isWord(name, "algorithm") {
 				c.Algorithm = value
@@ -116,24 +121,31 @@ func readDigest(b []byte) (c Credentials, response []byte, ok bool) {
 	}
 }
 
+// A Challenge is what a Digest challenge gives for the answer to it.
+type Challenge struct {
+	Realm, Nonce, Opaque []byte
+}
+
 // Challenged calls f for every Digest challenge with a nonce in a 401 or 407. It is
 // lenient: what comes before a mistake counts.
-func Challenged(m *wire.Msg, f func(realm, nonce []byte)) {
-	var realm, nonce []byte
+func Challenged(m *wire.Msg, f func(Challenge)) {
+	var c Challenge
 	end := func() {
-		if len(nonce) > 0 {
-			f(realm, nonce)
+		if len(c.Nonce) > 0 {
+			f(c)
 		}
-		realm, nonce = nil, nil
+		c = Challenge{}
 	}
 	eachChallenge(m, func(name, value []byte) {
 		switch {
 		case name == nil:
 			end()
 		case isWord(name, "realm"):
-			realm = value
+			c.Realm = value
 		case isWord(name, "nonce"):
-			nonce = value
+			c.Nonce = value
+		case isWord(name, "opaque"):
+			c.Opaque = value
 		}
 	})
 	end()

@@ -179,7 +179,7 @@ func TestChallenged(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			var got []string
-			Challenged(x.answer, func(_, nonce []byte) { got = append(got, string(nonce)) })
+			Challenged(x.answer, func(c Challenge) { got = append(got, string(c.Nonce)) })
 			if s := strings.Join(got, " "); s != x.want || IsStale(x.answer) != x.stale {
 				t.Fatalf("%q, stale %v", s, IsStale(x.answer))
 			}
@@ -283,9 +283,9 @@ func FuzzChallenge(f *testing.F) {
 		var m wire.Msg
 		m.Scan([]byte(fmt.Sprintf("SIP/2.0 %d x\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a@h>;tag=1\r\nTo: <sip:b@h>;tag=2\r\n"+
 			"Call-ID: a\r\nCSeq: 2 INVITE\r\nWWW-Authenticate: %s\r\n\r\n", status, line)), false)
-		Challenged(&m, func(_, nonce []byte) {
-			if len(nonce) == 0 || !bytes.Contains(m.Buf, nonce) || m.Status != 401 && m.Status != 407 {
-				t.Fatalf("%q of a %d", nonce, m.Status)
+		Challenged(&m, func(c Challenge) {
+			if len(c.Nonce) == 0 || !bytes.Contains(m.Buf, c.Nonce) || !bytes.Contains(m.Buf, c.Opaque) || m.Status != 401 && m.Status != 407 {
+				t.Fatalf("%q of a %d", c.Nonce, m.Status)
 			}
 		})
 		if IsStale(&m) && !bytes.Contains(bytes.ToLower(m.Buf), []byte("stale")) {
@@ -319,6 +319,6 @@ func BenchmarkChallenged(b *testing.B) {
 	n := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		Challenged(m, func(_, _ []byte) { n++ })
+		Challenged(m, func(Challenge) { n++ })
 	}
 }

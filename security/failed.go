@@ -33,9 +33,11 @@ func (g *Guard) Attempt(s *Settings, m *wire.Msg, from netip.Addr, stream bool, 
 		return nil
 	}
 	at := &Attempt{
-		Source: src, Method: m.Method, Nonce: g.Auth.Nonce(answering(claims).Nonce), Stream: stream,
+		Source: src, Method: m.Method, Stream: stream,
 		UA: textOf(m.Value(wire.KindUserAgent)), CallID: textOf(m.Bytes(m.CallID)), At: now,
 	}
+	c := answering(claims)
+	at.Nonce, at.Opaque = g.Auth.Nonce(c.Nonce), g.Auth.Opaque(c.Nonce, c.Opaque)
 	at.blame(m, claims)
 	var buf [maxUser]byte
 	if name := AppendUser(buf[:0], m, Credentials{}); at.User != string(name) {
@@ -111,7 +113,7 @@ func (g *Guard) Challenge(s *Settings, m *wire.Msg, to netip.Addr, method wire.M
 		return
 	}
 	src := SourceOf(to)
-	Challenged(m, func(realm, nonce []byte) { g.Auth.Issued(src, realm, nonce, method, now) })
+	Challenged(m, func(c Challenge) { g.Auth.Issued(src, c, method, now) })
 }
 
 // Answered judges the final answer of a backend to an attempt, once per transaction:

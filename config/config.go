@@ -284,7 +284,7 @@ type Limits struct {
 	MaxMessage              int      `yaml:"max_message" doc:"Longest message; a longer one gets 513, and its connection is closed." unit:"bytes" min:"1500" max:"65535" apply:"restart"`
 	HandshakeTimeout        Duration `yaml:"handshake_timeout" doc:"Time for a TLS handshake, and for a WebSocket upgrade." min:"0.01" safe:"1" max:"120" apply:"restart"`
 	MessageTimeout          Duration `yaml:"message_timeout" doc:"Time from the first byte of a message on a stream to its last." min:"0.01" safe:"1" max:"300" apply:"restart"`
-	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
+	IdleTimeout             Duration `yaml:"idle_timeout" doc:"A connection without traffic is closed after this time, over TCP and TLS after 30 s if its client has said nothing yet; keep it above the registration interval." min:"0.01" safe:"60" max:"86400" apply:"restart"`
 	KeepaliveIdle           Duration `yaml:"keepalive_idle" doc:"A connection on which nothing came for this time is probed by the kernel (TCP keep-alive), and closed when three probes in a row, 5 s apart, find nobody." min:"1" safe:"5" max:"7200" apply:"restart"`
 	UnackedTimeout          Duration `yaml:"unacked_timeout" doc:"A connection whose peer does not acknowledge for this time what was sent to it is closed (TCP_USER_TIMEOUT); so long a call to a phone that fell silent may take to fail." min:"1" safe:"5" max:"300" apply:"restart"`
 	WriteTimeout            Duration `yaml:"write_timeout" doc:"A connection whose peer takes nothing for this time is closed." min:"0.01" safe:"1" max:"300" apply:"restart"`

@@ -163,19 +163,20 @@ func (d *Dialog) keepsBodies() bool {
 // then need not be copied.
 func (d *Dialog) forgoBodies() {
 	for _, l := range [2]Leg{A, B} {
-		if !d.keepsBodies() || d.mode == timers.ModeN || d.prefersUpdate(l) {
+		if !d.keepsBodies() || d.mode == timers.ModeN || d.sparesOffers(l) {
 			d.media.Keep(l.Peer(), false)
 		}
 	}
 }
 
-// prefersUpdate says whether a leg is asked by UPDATE before a re-INVITE is thought of.
-func (d *Dialog) prefersUpdate(l Leg) bool {
+// sparesOffers says whether a leg is asked in another way before a re-INVITE is thought
+// of.
+func (d *Dialog) sparesOffers(l Leg) bool {
 	for _, m := range d.call.policy.Methods {
 		switch {
 		case m == timers.ProbeReinvite:
 			return false
-		case m == timers.ProbeUpdate && d.leg[l].updates:
+		case d.leg[l].refused&bit(m) == 0 && d.canProbeBy(l, m):
 			return true
 		}
 	}
@@ -183,10 +184,12 @@ func (d *Dialog) prefersUpdate(l Leg) bool {
 }
 
 // trimBodies lets go of bodies that no re-INVITE will need: those for a leg that
-// takes UPDATE, and all of a call that is not probed (spec E.6).
+// takes UPDATE, or no offers, and all of a call that is not probed (spec E.6). An
+// exchange that is not complete yet, or was not understood, may still be followed by
+// one that is needed.
 func (d *Dialog) trimBodies() {
 	for _, l := range [2]Leg{A, B} {
-		needed := d.keepsBodies() && d.mode != timers.ModeN && d.methodLocked(l) == timers.ProbeReinvite
+		needed := d.keepsBodies() && d.mode != timers.ModeN && !d.sparesOffers(l) && d.bearsOffersLocked(l)
 		d.media.Keep(l.Peer(), needed)
 	}
 }
@@ -220,6 +223,7 @@ func (d *Dialog) ackLocked(from Leg, m *wire.Msg, now time.Duration) {
 	if d.state == waitsForAck && from == A && m.CSeq == d.call.invite {
 		d.state = confirmed
 		d.doubted = false
+		d.trimBodies() // the ACK may have answered an offer
 		d.claimedLocked(now)
 		d.scheduleLocked(now)
 	}

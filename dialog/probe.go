@@ -129,8 +129,12 @@ func (d *Dialog) canProbeBy(l Leg, m timers.ProbeMethod) bool {
 
 // takesOffersLocked says whether a re-INVITE to a leg does no harm.
 func (d *Dialog) takesOffersLocked(l Leg) bool {
-	x := &d.leg[l]
-	return !x.unsafe && (!d.media.WebRTC(l) || d.call.policy.ReinviteWebRTC) && !d.media.Unknown(l)
+	return d.bearsOffersLocked(l) && !d.media.Unknown(l)
+}
+
+// bearsOffersLocked is that as far as the leg goes, whatever is known of the SDP.
+func (d *Dialog) bearsOffersLocked(l Leg) bool {
+	return !d.leg[l].unsafe && (!d.media.WebRTC(l) || d.call.policy.ReinviteWebRTC)
 }
 
 // probeLocked sends the probes that are due.

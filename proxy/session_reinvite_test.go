@@ -90,6 +90,83 @@ func TestG18ReinviteRepeatsTheCommittedSDP(t *testing.T) {
 	})
 }
 
+// asksFor checks that each leg is asked by a re-INVITE with what its peer said last.
+func (c *talk) asksFor(said [2]string, until time.Duration) {
+	c.Helper()
+	seen := [2]int{}
+	for _, v := range c.runs(until, func(v visit) string { return c.withSDP(v, said[v.side]) }) {
+		switch got := string(v.Bytes(v.Body)); {
+		case v.Method == wire.ACK:
+		case v.Method != wire.INVITE || got != crlf(said[1-v.side]):
+			c.Errorf("%v has\n%s", v, got)
+		default:
+			seen[v.side]++
+		}
+	}
+	if seen != [2]int{1, 1} {
+		c.Errorf("%v re-INVITEs", seen)
+	}
+}
+
+// A call that began without an offer of the caller (CUCM's delayed offer) has its SDP
+// from the 200 and the ACK, or from a reliable 183 and the PRACK.
+func TestReinviteRepeatsALateOffer(t *testing.T) {
+	begin := func(l *lab) *talk {
+		callNumber++
+		c := &talk{lab: l, id: fmt.Sprintf("talk-%d", callNumber), a: l.phone, b: l.pbx[0], cseq: [2]int{1, 0}}
+		c.a.sends(c.text(sideA, "INVITE", 1, reinviteA+"Contact: <sip:alice@"+c.a.addr.String()+">\n", "", "sip:bob@example.org", "", ""))
+		c.a.get("100 INVITE")
+		c.invite = c.b.get("INVITE")
+		return c
+	}
+	answers := func(c *talk, sdp string) {
+		c.b.sends(c.reply(c.invite, 200, reinviteB+"Contact: <sip:bob@"+c.b.addr.String()+">\n", sdp))
+		c.ok = c.a.get("200 INVITE")
+		c.answeredAt = c.e.wheel.Now()
+	}
+	acks := func(c *talk, sdp string) {
+		c.from(sideA, "ACK", 1, "", sdp)
+		c.b.get("ACK")
+	}
+	for name, talks := range map[string]func(c *talk){
+		"200 and ACK": func(c *talk) {
+			answers(c, sdpB)
+			acks(c, sdpA)
+		},
+		"183 and PRACK": func(c *talk) {
+			c.b.sends(c.reply(c.invite, 183, "Require: 100rel\nRSeq: 1\nContact: <sip:bob@"+c.b.addr.String()+">\n", sdpB))
+			c.ok = c.a.get("183 INVITE")
+			c.next(sideA, "PRACK", "RAck: 1 1 INVITE\n", sdpA)
+			c.b.sends(c.reply(c.b.get("PRACK"), 200, "", ""))
+			c.a.get("200 PRACK")
+			answers(c, "")
+			acks(c, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+				c := begin(l)
+				talks(c)
+				c.asksFor([2]string{sdpA, sdpB}, 310*time.Second)
+				c.hangsUp(sideA)
+			})
+		})
+	}
+}
+
+// A call that nobody was to ask keeps no SDP; one that is watched from some re-INVITE
+// on has that of the next.
+func TestReinviteRepeatsTheSDPOfACallThatIsWatchedLate(t *testing.T) {
+	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {
+		c := l.talks(plainLines, plainLines)
+		c.refreshes(sideA, "INVITE", timerLines+expiresLine, timerLines+agreedLines)
+		hold := strings.Replace(sdpA, "1 1 IN", "1 2 IN", 1) + "a=sendonly\n"
+		c.reinvites(sideA, hold, 200, sdpB)
+		c.asksFor([2]string{hold, sdpB}, c.since()+310*time.Second)
+		c.hangsUp(sideB)
+	})
+}
+
 // An endpoint that does not get our ACK sends its 200 again and again.
 func TestG20EveryCopyOfA200IsAcknowledged(t *testing.T) {
 	inLab(t, 1, withTimers(func(*config.Timers) {}), func(t *testing.T, l *lab) {

@@ -176,7 +176,7 @@ type Timers struct {
 	ProbeJitter               int      `yaml:"probe_jitter" doc:"Random part of the time between two probes, added or taken off." unit:"percent" min:"0" max:"50"`
 	ProbeRateMax              int      `yaml:"probe_rate_max" doc:"Probes of all calls together. Those that come later for it are no reason to end a call." unit:"per second" min:"1" max:"1000000"`
 	OnSEExpiry                string   `yaml:"on_se_expiry" doc:"What happens 5 s after Session-Expires ran out without a refresh. probe: both legs are asked; drop_state: the call is forgotten without BYE, as RFC 4028 8.3 has it; bye: the call ends." one:"probe|drop_state|bye"`
-	On408                     string   `yaml:"on_408" doc:"A probe without answer or with 408. retry: again until session_ttl is over; end: the call ends at once." one:"retry|end"`
+	On408                     string   `yaml:"on_408" doc:"A probe that is answered with 408. retry: it is sent again until session_ttl is over, as one without any answer always is; end: the call ends at once." one:"retry|end"`
 	ReinviteWebRTC            bool     `yaml:"reinvite_webrtc" doc:"Probe WebRTC legs with re-INVITE too, which may restart their ICE and DTLS."`
 	NoInjectIfIdentity4474    bool     `yaml:"no_inject_if_identity4474" doc:"Never probe calls with an Identity header field of RFC 4474, which signs the CSeq."`
 	MaxRingDuration           Duration `yaml:"max_ring_duration" doc:"Longest time from INVITE to answer, provisional responses or not." min:"0.001" safe:"30" max:"3600" zero:"transaction.timer_c alone"`

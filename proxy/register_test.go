@@ -25,19 +25,20 @@ type handset struct {
 	aor  string
 	id   string
 	cseq int
+	via  string // where it believes to be
 	more string // header lines of each REGISTER
 }
 
 func (p *peer) handset(user string) *handset {
 	callNumber++
-	return &handset{peer: p, aor: user + "@example.org", id: fmt.Sprintf("reg-%d", callNumber)}
+	return &handset{peer: p, aor: user + "@example.org", id: fmt.Sprintf("reg-%d", callNumber), via: "192.168.1.20:5060"}
 }
 
 // register writes a REGISTER with these Contact lines.
 func (h *handset) register(contacts ...string) string {
 	h.cseq++
-	text := fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/UDP 192.168.1.20:5060;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:%s>;tag=a\nTo: <sip:%s>\nCall-ID: %s\nCSeq: %d REGISTER\n%s",
-		h.id, h.cseq, h.aor, h.aor, h.id, h.cseq, h.more)
+	text := fmt.Sprintf("REGISTER sip:example.org SIP/2.0\nVia: SIP/2.0/UDP %s;rport;branch=z9hG4bK-%s-%d\nMax-Forwards: 70\nFrom: <sip:%s>;tag=a\nTo: <sip:%s>\nCall-ID: %s\nCSeq: %d REGISTER\n%s",
+		h.via, h.id, h.cseq, h.aor, h.aor, h.id, h.cseq, h.more)
 	for _, c := range contacts {
 		text += "Contact: " + c + "\n"
 	}
@@ -496,6 +497,7 @@ func TestPhoneBehindNATIsPinged(t *testing.T) {
 		alice := l.phone.handset("alice")
 		alice.registers(l.pbx[0], "<sip:alice@192.168.1.20>;expires=60")
 		open := l.newPeer("OPEN").handset("bob")
+		open.via = open.addr.String()
 		open.registers(l.pbx[0], "<sip:bob@"+open.addr.String()+">;expires=60")
 		// next waits for the ping of the interval that has begun.
 		next := func() (ping *wire.Msg) {
@@ -534,6 +536,34 @@ func TestPhoneBehindNATIsPinged(t *testing.T) {
 			t.Errorf("%d lines about pings", n)
 		}
 	})
+}
+
+// TestWhoIsBehindNAT: a phone is where its packets come from, or a NAT is in between. Linphone puts the
+// address that it learnt from rport into its Contact, and goes on to write its own into Via.
+func TestWhoIsBehindNAT(t *testing.T) {
+	for _, x := range []struct {
+		name, via, contact string
+		want               bool
+	}{
+		{"open", "PHONE", "PHONE", false},
+		{"private", "192.168.1.20:5060", "192.168.1.20:5060", true},
+		{"has learnt its address", "192.168.1.20:5060", "PHONE", true},
+		{"has learnt its address, and writes another port", "192.0.2.77:5070", "PHONE", true},
+		{"private Contact", "PHONE", "192.168.1.20:5060", true},
+		{"writes a name", "phone.example", "PHONE", false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			inLab(t, 1, nil, func(t *testing.T, l *lab) {
+				alice := l.phone.handset("alice")
+				here := strings.NewReplacer("PHONE", alice.addr.String())
+				alice.via = here.Replace(x.via)
+				alice.registers(l.pbx[0], here.Replace("<sip:alice@"+x.contact+">;expires=60"))
+				if r := l.e.Registrations(RegistrationFilter{AoR: alice.aor}); len(r) != 1 || r[0].NATed != x.want {
+					t.Errorf("%+v", r)
+				}
+			})
+		})
+	}
 }
 
 func TestEdgeAnswersSTUN(t *testing.T) {

@@ -70,7 +70,7 @@ func (c *responseContext) learnLocked(req *wire.Msg, k *enrolled, l *leg, lasts,
 	b := binding.Binding{
 		ID: k.id, AoR: x.aor, Contact: string(contact), UA: string(req.Value(wire.KindUserAgent)),
 		Instance: k.instance, RegID: k.regID,
-		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(c.arrival, contact),
+		Flow: binding.Flow(x.flow), Local: c.arrival.Local().Addr(), Backend: l.backend.ID(), NATed: needsPings(req, c.arrival, contact),
 		Expires: now + lasts, CallID: string(callID), CSeq: req.CSeq, Asked: x.at, Instead: k.instead,
 		Proven: c.attempt != nil || c.isProvenLocked(now),
 	}
@@ -197,24 +197,31 @@ func (x *enrolment) likeness(asked, answered, params []byte, k *enrolled) (fit i
 }
 
 // needsPings says whether something on the way to a phone forgets it: a NAT, when the phone
-// knows another address of itself than we see; a web proxy, behind which browsers may be.
-// TCP has keep-alives of the kernel.
-func needsPings(f transport.Flow, contact []byte) bool {
+// knows another address of itself than we see, be it in Via alone, since some put the one that
+// they learnt from rport into Contact; a web proxy, behind which browsers may be. TCP has
+// keep-alives of the kernel.
+func needsPings(m *wire.Msg, f transport.Flow, contact []byte) bool {
 	switch f.Proto() {
 	case wire.WS, wire.WSS:
 		return true
 	case wire.UDP:
 		u, ok := wire.ParseURI(contact)
-		if !ok {
+		if !ok || !isUDPSource(u.Host, u.PortNum, f) {
 			return true
 		}
-		port := u.PortNum
-		if port == 0 {
-			port = wire.UDP.DefaultPort()
-		}
-		return port != f.Remote().Port() || !sameHost(u.Host, f.Remote().Addr())
+		host := m.Bytes(m.TopVia.Host)
+		_, isAddr := wire.ParseAddr(host) // a name says nothing
+		return isAddr && !isUDPSource(host, m.TopVia.PortNum, f)
 	}
 	return false
+}
+
+// isUDPSource says whether what a URI or a Via names is where a message came from.
+func isUDPSource(host []byte, port uint16, f transport.Flow) bool {
+	if port == 0 {
+		port = wire.UDP.DefaultPort()
+	}
+	return port == f.Remote().Port() && sameHost(host, f.Remote().Addr())
 }
 
 // refusedLocked looks whether it may have been for a Contact that we took back: there are

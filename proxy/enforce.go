@@ -75,7 +75,7 @@ func (e *Edge) tally() (t tally) {
 	// Without a rule of its own is what a ban stopped that the transport did not: on
 	// connections.
 	t.banned = s.Banned + e.count.stopped[security.NoRule].Load()
-	t.filtered, t.lines = s.Filtered, e.count.banLines.Load()
+	t.filtered, t.lines = s.Filtered+e.offload.look(e), e.count.banLines.Load()
 	return t
 }
 

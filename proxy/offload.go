@@ -37,9 +37,12 @@ type offload struct {
 	next    time.Duration
 	full    bool                              // not all bans fit
 	filter  map[security.Source]struct{}      // in the sockets' filter
+	options nft.Options                       // of the table
 	table   *nft.Table                        // nil: there is none
 	inTable map[security.Source]time.Duration // until when
 	refused string                            // why the kernel does not do it all
+	dropped uint64                            // by the table, when it was last looked at
+	before  uint64                            // by those before it
 }
 
 // open makes the table, empty. It returns, in words, what the kernel will do.
@@ -50,7 +53,8 @@ func (o *offload) open(c string, listeners []*transport.Listener) string {
 		o.refused = "kernel_offload is off"
 		return o.refused
 	}
-	table, err := nft.Open(nft.Options{Name: tableName(listeners), Ports: portsOf(listeners)})
+	o.options = nft.Options{Name: tableName(listeners), Ports: portsOf(listeners)}
+	table, err := nft.Open(o.options)
 	if err != nil {
 		o.refused, o.filter = err.Error(), map[security.Source]struct{}{}
 		return "socket filter; not by nftables: " + o.refused
@@ -137,6 +141,43 @@ func (o *offload) status() string {
 	return fmt.Sprintf("socket filter: %d sources", len(o.filter))
 }
 
+// look says how many packets the table dropped, and whether there is another one now: a
+// firewall that is loaded anew takes away all tables that it does not know.
+func (o *offload) look(e *Edge) (dropped uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.table == nil {
+		return o.before
+	}
+	n, _, err := o.table.Dropped()
+	if err != nil {
+		o.remakeLocked(e, err)
+		return o.before
+	}
+	o.dropped = n
+	return o.before + n
+}
+
+// remakeLocked makes the table anew, empty, after an error.
+func (o *offload) remakeLocked(e *Edge, why error) {
+	o.before, o.dropped = o.before+o.dropped, 0
+	o.version, o.next = 0, 0
+	table, err := nft.Open(o.options)
+	if err == nil {
+		o.table, o.inTable = table, map[security.Source]time.Duration{}
+		e.log.Op().Warn().Err(why).Msg("the nftables table was gone or refused a change, and is made anew")
+		return
+	}
+	o.giveUpLocked(e, err)
+}
+
+// giveUpLocked does without the table: a kernel that says no twice is asked no more.
+func (o *offload) giveUpLocked(e *Edge, why error) {
+	e.log.Op().Warn().Err(why).Msg("nftables cannot be used any more; bans are enforced by socket filters and in the process")
+	_ = o.table.Close() // it has its say above
+	o.table, o.inTable, o.refused = nil, nil, why.Error()
+}
+
 // follow brings the kernel up to the Book.
 func (o *offload) follow(e *Edge, s *security.Settings, now time.Duration) {
 	began := time.Now()
@@ -144,8 +185,11 @@ func (o *offload) follow(e *Edge, s *security.Settings, now time.Duration) {
 	defer o.mu.Unlock()
 	version := e.guard.Book.Version()
 	if s.Config().KernelOffload != "off" {
-		if o.table != nil {
-			o.followTableLocked(e, s, now)
+		if err := o.followTableLocked(e, s, now); err != nil {
+			o.remakeLocked(e, err)
+			if err := o.followTableLocked(e, s, now); err != nil {
+				o.giveUpLocked(e, err)
+			}
 		}
 		if o.table == nil {
 			o.followFilterLocked(e, s, now)
@@ -157,8 +201,11 @@ func (o *offload) follow(e *Edge, s *security.Settings, now time.Duration) {
 	}
 }
 
-// followTableLocked changes what differs. A kernel that says no is asked no more.
-func (o *offload) followTableLocked(e *Edge, s *security.Settings, now time.Duration) {
+// followTableLocked changes what differs in the table, if there is one.
+func (o *offload) followTableLocked(e *Edge, s *security.Settings, now time.Duration) error {
+	if o.table == nil {
+		return nil
+	}
 	var add, remove []nft.Element
 	want := make(map[security.Source]time.Duration, len(o.inTable))
 	e.guard.Book.HardSources(now, func(x security.Source, until time.Duration) {
@@ -181,11 +228,8 @@ func (o *offload) followTableLocked(e *Edge, s *security.Settings, now time.Dura
 	}
 	if err == nil {
 		o.inTable = want
-		return
 	}
-	e.log.Op().Warn().Err(err).Msg("nftables cannot be used any more; bans are enforced by socket filters and in the process")
-	_ = o.table.Close() // it has its say above
-	o.table, o.inTable, o.refused = nil, nil, err.Error()
+	return err
 }
 
 // followFilterLocked chooses whom the sockets' filter drops.

@@ -188,7 +188,9 @@ func (t *Table) Sync(all []Element) error {
 	})
 }
 
-// Dropped returns what the table dropped since Open.
+var errGone = errors.New("the table is gone")
+
+// Dropped returns what the table dropped since Open. It fails when somebody took it away.
 func (t *Table) Dropped() (packets, bytes uint64, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,6 +204,9 @@ func (t *Table) Dropped() (packets, bytes uint64, err error) {
 	rules, err := c.GetRules(t.table, t.source)
 	if err != nil {
 		return 0, 0, explain(err)
+	}
+	if len(rules) == 0 {
+		return 0, 0, errGone
 	}
 	for _, r := range rules {
 		for _, e := range r.Exprs {

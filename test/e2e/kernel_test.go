@@ -124,6 +124,32 @@ func TestKernelDropsWhatIsBanned(t *testing.T) {
 		withoutAdmin(t)
 		drops(t, newHopAt(t, "udp", fort6, node6, evil6, settings{security: "kernel_offload: auto"}), "filter")
 	})
+	t.Run("after the ruleset was flushed", func(t *testing.T) {
+		t.Parallel()
+		inNamespace(t)
+		h := newFortHop(t, "udp", evilA, settings{security: "kernel_offload: auto"})
+		has := func(what string) {
+			t.Helper()
+			deadline := time.Now().Add(time.Minute)
+			for !strings.Contains(run(t, "nft", "list", "ruleset"), what) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s does not come back", what)
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		tell(t, h.edge, "bans", "add", evilA.String())
+		has(evilA.String())
+		run(t, "nft", "flush", "ruleset")
+		has(evilA.String()) // by itself
+		run(t, "nft", "flush", "ruleset")
+		tell(t, h.edge, "bans", "add", "192.0.2.1")
+		has("192.0.2.1") // with the next ban
+		has(evilA.String())
+		if b := banned(t, h.edge, "192.0.2.1"); b.Kernel != "nftables" {
+			t.Errorf("ban %+v", b)
+		}
+	})
 	t.Run("connections", func(t *testing.T) {
 		t.Parallel()
 		inNamespace(t)

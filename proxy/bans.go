@@ -83,8 +83,12 @@ func (e *Edge) AddBan(n NewBan) (BanInfo, error) {
 		return BanInfo{}, err
 	}
 	now, s := e.wheel.Now(), e.snap.Load().security
-	if why := trustedAs(s, k); why != "" {
-		return BanInfo{}, fmt.Errorf("%s is %s: it is never banned", k, why)
+	why := trustedAs(s, k)
+	if a, err := netip.ParseAddr(n.Key); err == nil && why == "" { // of a /64 that may hold others
+		why = s.TrustedAs(a.Unmap())
+	}
+	if why != "" {
+		return BanInfo{}, fmt.Errorf("%s is %s: it is never banned", n.Key, why)
 	}
 	last := durationOf(n.For)
 	if last <= 0 {
@@ -95,7 +99,7 @@ func (e *Edge) AddBan(n NewBan) (BanInfo, error) {
 		return BanInfo{}, errBookFull
 	}
 	e.enforce()
-	e.log.Op().Info().Str("key", k.String()).Str("by", n.By).Str("why", n.Why).Dur("for", last).Msg("banned by an operator")
+	e.log.Op().Info().Str("key", k.String()).Str("by", n.By).Str("why", n.Why).Str("for", last.String()).Msg("banned by an operator")
 	x, _ := e.Ban(n.Key)
 	return x, nil
 }

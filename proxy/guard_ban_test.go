@@ -47,7 +47,7 @@ func TestOperatorBansAndLifts(t *testing.T) {
 			By: "ann", Why: "a \"test\"\nof it",
 		})
 		line := l.lines("banned by an operator")
-		if len(line) != 1 || !strings.HasSuffix(line[0], "INFO: sipward: banned by an operator key=127.0.0.9 by=ann why='a \\\"test\\\"\\nof it' for=90500\n") {
+		if len(line) != 1 || !strings.HasSuffix(line[0], "INFO: sipward: banned by an operator key=127.0.0.9 by=ann why='a \\\"test\\\"\\nof it' for=1m30.5s\n") {
 			t.Errorf("%q", line)
 		}
 		l.stops(l.phone, 2)
@@ -531,5 +531,18 @@ func TestOfficeComesBackAtOnce(t *testing.T) {
 			}
 			l.alarms()
 		})
+	})
+}
+
+// Of a network of IPv6 the address that is trusted is not said to be banned, others are.
+func TestTrustedAddressOfABannedNetwork(t *testing.T) {
+	trusts := func(c *config.Config) { c.Security.Trusted = []netip.Prefix{netip.MustParsePrefix("2001:db8::5/128")} }
+	underGuard(t, 1, trusts, func(t *testing.T, l *lab) {
+		if _, err := l.e.AddBan(NewBan{Key: "2001:db8::5"}); err == nil || err.Error() != "2001:db8::5 is security.trusted 2001:db8::5/128: it is never banned" {
+			t.Error(err)
+		}
+		if b, err := l.e.AddBan(NewBan{Key: "2001:db8::6"}); err != nil || b.Key != "2001:db8::/64" {
+			t.Errorf("%+v, %v", b, err)
+		}
 	})
 }

@@ -188,10 +188,25 @@ func addressOf(text string) (netip.Addr, error) {
 
 // withoutScheme is the user@host of a URI, or the text as it is.
 func withoutScheme(text string) string {
+	uri := strings.TrimPrefix(text, "<")
 	for _, scheme := range []string{"sip:", "sips:"} {
-		if rest, ok := strings.CutPrefix(text, scheme); ok && strings.Contains(rest, "@") {
-			return rest
+		rest, ok := strings.CutPrefix(uri, scheme)
+		at := strings.LastIndexByte(rest, '@')
+		if !ok || at < 0 {
+			continue
 		}
+		user, host := rest[:at+1], rest[at+1:]
+		if i := strings.IndexAny(host, ";?>"); i >= 0 {
+			host = host[:i]
+		}
+		host, source, isBoth := strings.Cut(host, "/")
+		if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+			host = host[:i]
+		}
+		if isBoth {
+			host += "/" + source
+		}
+		return user + host
 	}
 	return text
 }
@@ -222,6 +237,9 @@ A ban of a rule is replaced.`,
 			var err error
 			if n.Key, err = keyOf(args[0]); err != nil {
 				return err
+			}
+			if a, err := addressOf(args[0]); err == nil { // it may be trusted where others of its /64 are not
+				n.Key = a.WithZone("").String()
 			}
 			if n.For, err = lengthOf(length); err != nil {
 				return err

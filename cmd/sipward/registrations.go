@@ -133,7 +133,7 @@ func findRegistrations(ctx context.Context, c *admin.Client, name string) (admin
 			return l, err
 		}
 	}
-	return admin.RegistrationList{}, fmt.Errorf("no registration of %q; it may have expired, or never came by here", name)
+	return admin.RegistrationList{}, fmt.Errorf("no registration of %q; it may have expired, lost its connection, or never come by here", name)
 }
 
 // aorOf reads an address of record as people write it, which may be a URI. Hosts

@@ -94,7 +94,7 @@ func TestRegistrationCommands(t *testing.T) {
 		{args: "registrations show sips:alice@Example.org", out: "registration 1b of alice@example.org: closed, "},
 		{args: "registrations show alice@example.org --json", out: `"id": "1b"`},
 		{args: "registrations show Alice@example.org", code: exitFailure,
-			err: `sipward registrations show: no registration of "Alice@example.org"; it may have expired, or never came by here`},
+			err: `sipward registrations show: no registration of "Alice@example.org"; it may have expired, lost its connection, or never come by here`},
 		{args: "registrations show alice", code: exitFailure, err: `no registration of "alice"`},
 		{args: "registrations stats", out: "4 registrations of at most 100, over 4 flows"},
 		{args: "registrations stats --json", out: `"registered": 4`},

@@ -35,6 +35,8 @@ type natWay struct {
 	lines     []string  // of a REGISTER
 	params    string    // of its Contact
 	late      bool      // it is only found with the second REGISTER
+	password  string    // of both
+	edge      string    // its configuration, whole; else one is made
 }
 
 func kamailioWithPath(t *testing.T, l *natLab) func(string) string {
@@ -65,6 +67,9 @@ func newNATHome(t *testing.T, w natWay) (h *natHome, registered func(user string
 		top: fmt.Sprintf("lab: yes\nregistration: { ping: %s, ping_interval: %g }\n", w.ping, pingInterval.Seconds()) +
 			"transaction: { t1: 0.2, t2: 0.8, t4: 0.8, timer_b: 2, invite_failover: 1, request_failover: 1 }\n",
 	}.yaml()
+	if w.edge != "" {
+		yaml = w.edge
+	}
 	enter(t, h.natLab.edge, func() { h.edge = siptest.StartEdge(t, yaml) })
 	h.alice, h.bob = h.phoneOf(w, "alice", 0), h.phoneOf(w, "bob", 1)
 	return h, registered
@@ -77,7 +82,7 @@ func (h *natHome) phoneOf(w natWay, user string, i int) *siptest.Handset {
 		network = "udp"
 	}
 	raw := keep(h.t)(h.natLab.phone[i].DialRaw(network, natPhone, natEdge, nil))
-	p := siptest.NewHandset(raw, siptest.HandsetOptions{User: user, Domain: natDomain, Lines: w.lines, Params: w.params})
+	p := siptest.NewHandset(raw, siptest.HandsetOptions{User: user, Domain: natDomain, Password: w.password, Lines: w.lines, Params: w.params})
 	h.t.Cleanup(func() {
 		p.Close()
 		for _, wrong := range p.Wrong() {

@@ -9,14 +9,17 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/icholy/digest"
 )
 
 // HandsetOptions says whose handset it is.
 type HandsetOptions struct {
-	User   string
-	Domain string   // of its address-of-record
-	Lines  []string // header lines of its REGISTERs besides: Supported, for instance
-	Params string   // of the Contact value that it registers, each with its semicolon
+	User     string
+	Domain   string   // of its address-of-record
+	Lines    []string // header lines of its REGISTERs besides: Supported, for instance
+	Password string   // the password, where it is asked for one
+	Params   string   // of the Contact value that it registers, each with its semicolon
 }
 
 // Handset is a telephone without a SIP stack, as plain as those that stand behind a NAT: it registers with the address
@@ -39,6 +42,7 @@ type Handset struct {
 	pings   int
 	mapped  netip.AddrPort
 	stun    []byte // the last answer
+	asked   string // the last challenge to a REGISTER
 	wrong   []string
 	closed  bool
 }
@@ -75,8 +79,36 @@ func (h *Handset) AoR() string { return "sip:" + h.o.User + "@" + h.o.Domain }
 func (h *Handset) Contact() string { return h.raw.URI(h.o.User) }
 
 // Register registers its Contact for so many seconds, 0 takes the registration away, and returns the final answer.
-// Over UDP it repeats the request (RFC 3261 17.1.2).
+// Over UDP it repeats the request (RFC 3261 17.1.2). It gives its password once, if it has one and is asked for it.
 func (h *Handset) Register(ctx context.Context, expires int) (*Message, error) {
+	m, err := h.register(ctx, expires)
+	if err != nil || m.Status() != 401 || h.o.Password == "" {
+		return m, err
+	}
+	h.mu.Lock()
+	h.asked = m.Get("WWW-Authenticate")
+	h.mu.Unlock()
+	return h.register(ctx, expires)
+}
+
+// authorizeLocked answers the last challenge, if there was one.
+func (h *Handset) authorizeLocked(req *Text, method, uri string) error {
+	if h.asked == "" {
+		return nil
+	}
+	c, err := digest.ParseChallenge(h.asked)
+	if err != nil {
+		return err
+	}
+	answer, err := digest.Digest(c, digest.Options{Method: method, URI: uri, Username: h.o.User, Password: h.o.Password, Count: 1})
+	if err != nil {
+		return err
+	}
+	req.Add("Authorization", answer.String())
+	return nil
+}
+
+func (h *Handset) register(ctx context.Context, expires int) (*Message, error) {
 	req := Request("REGISTER", "sip:"+h.o.Domain)
 	h.mu.Lock()
 	h.cseq++
@@ -84,6 +116,10 @@ func (h *Handset) Register(ctx context.Context, expires int) (*Message, error) {
 		Set("CSeq", fmt.Sprintf("%d REGISTER", h.cseq)).Prepend("Via", h.raw.Via()+";rport").
 		Add("Contact", "<"+h.Contact()+">"+h.o.Params).Add("Expires", fmt.Sprint(expires))
 	req.Lines = append(req.Lines, h.o.Lines...)
+	if err := h.authorizeLocked(req, "REGISTER", "sip:"+h.o.Domain); err != nil {
+		h.mu.Unlock()
+		return nil, err
+	}
 	branch, _ := Param(req.Get("Via"), "branch")
 	final := make(chan *Message, 1)
 	h.final[branch] = final
@@ -121,8 +157,12 @@ func (h *Handset) Call(ctx context.Context, uri string) (*Party, error) {
 	h.mu.Lock()
 	p := h.partyLocked()
 	h.calls[req.CallID()] = p
+	err := h.authorizeLocked(req, "INVITE", uri)
 	h.mu.Unlock()
-	_, err := p.call(ctx, req)
+	if err != nil {
+		return p, err
+	}
+	_, err = p.call(ctx, req)
 	return p, err
 }
 

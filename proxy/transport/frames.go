@@ -23,6 +23,8 @@ type frames struct {
 	left     int  // bytes of its payload still to come
 	mask     [4]byte
 	masked   int // bytes of its payload that were unmasked
+
+	empty int // fragments that were, since takeEmpty
 }
 
 // webFault is why a WebSocket connection cannot go on, with the status code that the peer is told (RFC 6455 section 7.4.1).
@@ -97,7 +99,17 @@ func (f *frames) begin(h ws.Header) error {
 	}
 	f.isWithin, f.isLast, f.left = true, h.Fin, int(h.Length)
 	f.mask, f.masked = h.Mask, 0
+	if h.Length == 0 && !h.Fin {
+		f.empty++
+	}
 	return nil
+}
+
+// takeEmpty is how many fragments held nothing, since it was asked last. They bring no message nearer to its end.
+func (f *frames) takeEmpty() int {
+	n := f.empty
+	f.empty = 0
+	return n
 }
 
 // take unmasks what has come of the payload and puts it behind the fragments before it.

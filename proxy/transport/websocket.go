@@ -101,12 +101,13 @@ func (r *reader) deliverFrames() error {
 			pings.answerLast()
 			r.filled = r.c.web.frames.compact(r.buf[:r.filled])
 			r.began(begun, r.filled > 0 || r.c.web.frames.isPartial())
-			return r.c.pinged(pings.texts + pings.frames)
+			return r.c.pinged(pings.texts + pings.frames + pings.empty + r.c.web.frames.takeEmpty())
 		case ws.OpClose:
 			return r.c.answerClose(payload)
 		case ws.OpPing:
 			pings.came(payload)
 		case ws.OpPong: // shows that the peer lives, as all bytes do
+			pings.empty++
 		default:
 			r.message(payload, &pings)
 		}
@@ -121,6 +122,7 @@ func (r *reader) deliverFrames() error {
 func (r *reader) message(payload []byte, pings *pingFrames) {
 	switch string(payload) {
 	case "", pong:
+		pings.empty++
 	case ping:
 		pings.text()
 	default:
@@ -134,6 +136,7 @@ func (r *reader) message(payload []byte, pings *pingFrames) {
 type pingFrames struct {
 	c            *Conn
 	texts        int // CRLFCRLF
+	empty        int // what needs no answer: pong frames, CRLF, nothing at all
 	frames, size int
 	last         [ws.MaxControlFramePayloadSize]byte
 }

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -191,6 +193,36 @@ func (s *sink) Read([]byte) (int, error) { return 0, io.EOF }
 func (s *sink) Write(p []byte) (int, error) {
 	s.writes = append(s.writes, string(p))
 	return len(p), nil
+}
+
+// Frames that hold nothing are keep-alives too, asked for or not: without a pause they are none.
+func TestFloodOfEmptyFramesEndsTheConnection(t *testing.T) {
+	for name, x := range map[string]struct{ first, frame string }{
+		"pong":          {"", clientFrame(ws.OpPong, true, "")},
+		"empty":         {"", clientFrame(ws.OpText, true, "")},
+		"CRLF":          {"", clientFrame(ws.OpBinary, true, "\r\n")},
+		"empty, within": {clientFrame(ws.OpText, false, "a"), clientFrame(ws.OpContinuation, false, "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := make(chan bool, 1)
+			ask := func(_ netip.Addr, isStream bool) bool {
+				select {
+				case asked <- isStream:
+					return true
+				default:
+					return false
+				}
+			}
+			_, b := startWeb(t, "ws", Options{KeptAlive: ask}, newRecorder())
+			b.send(x.first, x.frame)
+			until(t, "a question", func() bool { return len(asked) == 1 })
+			b.send(strings.Repeat(x.frame, maxPings+1))
+			_ = b.SetReadDeadline(time.Now().Add(patience))
+			if _, err := io.Copy(io.Discard, b); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection goes on")
+			}
+		})
+	}
 }
 
 func TestPing(t *testing.T) {

@@ -279,6 +279,35 @@ func TestRightPasswordForgetsWrongOnes(t *testing.T) {
 	}
 }
 
+// A PBX that was started anew knows none of its nonces, and not all say so (stale=true).
+// The phones of an office all come with credentials that were right.
+func TestForgottenNoncesAreNoGuesses(t *testing.T) {
+	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
+		var office []*user
+		for i := range 60 {
+			u := l.phone.user(fmt.Sprint(1000 + i))
+			u.registers(200)
+			office = append(office, u)
+		}
+		for range 3 {
+			pass(10 * time.Second)
+			for _, u := range office {
+				u.tries(401)
+			}
+			for _, u := range office {
+				u.tries(200)
+			}
+		}
+		l.alarms()
+		guess := l.phone.user("1000") // who never had it answered is not spared
+		guess.nonce = office[1].nonce
+		for range 3 {
+			guess.asks("REGISTER", true, 401)
+		}
+		l.alarms(fmt.Sprintf(failedLine, "1000@pbx.example.org", guess.id))
+	})
+}
+
 // One transaction is one attempt: its copies and those of its answer are not counted.
 func TestRetransmissionIsOneAttempt(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {

@@ -287,7 +287,6 @@ func TestCallToABannedPhone(t *testing.T) {
 	})
 }
 
-// Nobody can keep two others from each other by calls in their names.
 // An account does not let its owner keep two others from each other either.
 func TestLoopsInTheNameOfOthers(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
@@ -309,6 +308,7 @@ func TestLoopsInTheNameOfOthers(t *testing.T) {
 	})
 }
 
+// Nobody can keep two others from each other by calls in their names.
 func TestLoopsOfStrangersAreTheirOwn(t *testing.T) {
 	underGuard(t, 1, nil, func(t *testing.T, l *lab) {
 		stranger := l.newPeerAt("X", "127.0.0.66:0")

@@ -161,10 +161,11 @@ type AuthReading struct {
 type Auth struct {
 	seed maphash.Seed
 
-	mu        sync.Mutex // guards users, sources and strangers
+	mu        sync.Mutex // guards users, sources, strangers and proofs
 	users     recent[Key, failures]
 	sources   recent[Source, guesses]
 	strangers strangers
+	proofs    recent[uint64, proof]
 
 	nonceMu sync.Mutex // guards owners and issued
 	owners  recent[uint64, owner]
@@ -220,6 +221,7 @@ func NewAuth(capacity int) *Auth {
 		users:     newRecent[Key, failures](capacity),
 		sources:   newRecent[Source, guesses](capacity),
 		strangers: strangers{of: newRecent[Source, []time.Duration](min(capacity, strangerSources))},
+		proofs:    newRecent[uint64, proof](capacity),
 		owners:    newRecent[uint64, owner](capacity),
 		issued:    newRecent[issue, issued](capacity),
 	}

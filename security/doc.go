@@ -30,6 +30,7 @@
 //	rates.go      messages of a source in an exact sliding window
 //	book.go       the bans; index.go finds them without a lock; former.go remembers those that are over
 //	auth.go       wrong passwords by user and by source; challenge.go reads credentials and challenges
+//	accepted.go   credentials that were right before they were wrong
 //	borrowed.go   wrong passwords that may be anybody's
 //	loop.go       new calls by who calls whom
 //	known.go      who proved itself
@@ -58,7 +59,7 @@
 //	rates           limits.max_sources; 32 bytes each, and 5 for each further message
 //	bans            limits.max_bans, and an eighth of that for users; evidence of the last 4096
 //	known sources   200,000, and as many pairs of source and user; 6,250 of one source
-//	wrong passwords 200,000 users, sources and challenges each
+//	wrong passwords 200,000 users, sources, challenges and credentials that were right each
 //	unproven failures 16,384 sources
 //	loops           65,536 keys
 //	connections   16,384 sources that open them, and as many that send keep-alives in a flood of these

@@ -127,6 +127,9 @@ func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes
 			g.succeeded(s, at, now)
 		}
 	case Wrong:
+		if g.Auth.forgives(at, now) {
+			break
+		}
 		return g.failed(s, at, status, now)
 	}
 	return AuthVerdict{}
@@ -135,6 +138,7 @@ func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes
 // succeeded notes who proved himself. Somebody who does so again and again pays for his
 // messages as everybody does.
 func (g *Guard) succeeded(s *Settings, at *Attempt, now time.Duration) {
+	g.Auth.accepted(at, now)
 	before := g.Known.Succeeded(at.Source, at.User, now)
 	if at.Name != "" {
 		g.Known.Succeeded(at.Source, asName+at.Name, now)

@@ -77,6 +77,7 @@ type leg struct {
 	probeAt   time.Duration // next probe, 0 = none
 	se        uint32        // Session-Expires as the leg believes it, 0 = none
 	invite    uint32        // CSeq number of its INVITE that is not finished
+	strong    uint32        // seconds after the answer of the last proof that was more than weak
 	allow     uint16        // names
 	supported uint16
 	late      uint16             // seconds for which our own load put the probe off
@@ -101,7 +102,14 @@ type leg struct {
 	retried   bool // 422 or 500 to BYE: once
 }
 
-// strength is the best proof of life that a leg gave.
+// provedLocked notes a proof that was more than weak.
+func (x *leg) provedLocked(d *Dialog, now time.Duration) {
+	if d.answered != 0 {
+		x.strong = uint32(max(now-d.answered, 0) / time.Second)
+	}
+}
+
+// strength is that of the last proof of life that a leg gave.
 type strength uint8
 
 const (
@@ -278,20 +286,30 @@ func (d *Dialog) refreshSoon() bool {
 	return d.expires != 0 && se <= d.call.policy.NoTimerMax
 }
 
-// isCapped says whether no_timer_call_duration applies: to calls that nobody
-// watches, also those whose legs never proved more than that something answers, and
-// those that are left to a session timer which ran out.
-func (d *Dialog) isCapped() bool {
+// capLocked is when no_timer_call_duration ends the call, 0 = it does not apply. It
+// applies to calls that nobody watches, also those whose legs prove no more than that
+// something answers, and those that are left to a session timer which ran out. A leg
+// that proved more has the time from then on, so that it is not overdue at its first
+// weak proof.
+func (d *Dialog) capLocked() time.Duration {
 	p := d.call.policy
-	if d.modeNow() == timers.ModeN || d.doubted || p.TTL == 0 && d.byeBy == 0 && !d.refreshSoon() {
-		return true
+	if p.NoTimerMax <= 0 {
+		return 0
 	}
+	if d.modeNow() == timers.ModeN || d.doubted || p.TTL == 0 && d.byeBy == 0 && !d.refreshSoon() {
+		return d.answered + p.NoTimerMax
+	}
+	at := time.Duration(0)
 	for _, l := range [2]Leg{A, B} {
-		if d.isToBeProbed(l) && (!d.isProbed(l) || d.leg[l].proven == weakly) {
-			return true
+		switch x := &d.leg[l]; {
+		case !d.isToBeProbed(l):
+		case !d.isProbed(l):
+			at = d.answered + p.NoTimerMax
+		case x.proven == weakly:
+			at = timers.Sooner(at, d.answered+time.Duration(x.strong)*time.Second+p.NoTimerMax)
 		}
 	}
-	return false
+	return at
 }
 
 // dueLocked is when something has to be done, 0 = never.

@@ -76,10 +76,8 @@ func (d *Dialog) limitLocked() (at time.Duration, why Reason) {
 	if p.MaxCall > 0 {
 		at, why = d.answered+p.MaxCall, MaxDuration
 	}
-	if p.NoTimerMax > 0 && d.isCapped() {
-		if t := d.answered + p.NoTimerMax; at == 0 || t < at {
-			at, why = t, NoTimerDuration
-		}
+	if t := d.capLocked(); t != 0 && (at == 0 || t < at) {
+		at, why = t, NoTimerDuration
 	}
 	if t := d.verifyByLocked(); t != 0 && (at == 0 || t < at) {
 		at, why = t, SessionTTL

@@ -162,13 +162,13 @@ func TestCallerThatIsHeardAgainIsWatchedAgain(t *testing.T) {
 			}
 			l.quiet()
 			d := &l.call.first
-			if r := l.call.Report(); r.Mode != timers.ModeN || !d.isCapped() || r.Watched {
+			if r := l.call.Report(); r.Mode != timers.ModeN || d.capLocked() == 0 || r.Watched {
 				t.Fatalf("%+v", r)
 			}
 			l.until(3000 * second)
 			l.quiet()
 			l.does(A, "INFO", 2, 200)
-			if r := l.call.Report(); r.Mode != timers.ModeR || d.isCapped() || !r.Watched {
+			if r := l.call.Report(); r.Mode != timers.ModeR || d.capLocked() != 0 || !r.Watched {
 				t.Errorf("%+v", r)
 			}
 			l.until(3310 * second)

@@ -333,9 +333,10 @@ func (d *Dialog) probedLocked(fx *Effects, a *Act, m *wire.Msg, class timers.Cla
 		x.liveLocked(now)
 		x.answers = x.answers || a.Probe != timers.ProbeUpdate
 		if isWeak(a.Probe, class) {
-			x.proven = max(x.proven, weakly)
+			x.proven = weakly
 		} else {
 			x.proven = strongly
+			x.provedLocked(d, now)
 		}
 	} else {
 		x.failures = saturated(x.failures)

@@ -109,9 +109,7 @@ func (d *Dialog) limitsLocked() []Limit {
 	if p.MaxCall > 0 {
 		add(MaxDuration, d.answered+p.MaxCall)
 	}
-	if p.NoTimerMax > 0 && d.isCapped() {
-		add(NoTimerDuration, d.answered+p.NoTimerMax)
-	}
+	add(NoTimerDuration, d.capLocked())
 	add(SessionTTL, d.verifyByLocked())
 	if d.state == waitsForAck && !d.noAck && !d.bypassed {
 		add(AckMissing, d.answered+p.AckWait)

@@ -417,6 +417,8 @@ func (t *Tx) succeededLocked(m *wire.Msg, now time.Duration) {
 	from, to := t.ref.From, t.ref.From.Peer()
 	d.leg[from].liveLocked(now)
 	d.leg[to].liveLocked(now)
+	d.leg[from].provedLocked(d, now)
+	d.leg[to].provedLocked(d, now)
 	d.leg[to].answers = d.leg[to].answers || t.method != wire.UPDATE
 	if t.method != wire.INVITE && t.method != wire.UPDATE {
 		return

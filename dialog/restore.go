@@ -216,8 +216,8 @@ func (c *Call) spreadLocked(now time.Duration) {
 		if p.MaxCall > 0 && d.answered+p.MaxCall <= now {
 			p.MaxCall = until - d.answered
 		}
-		if p.NoTimerMax > 0 && d.answered+p.NoTimerMax <= now && d.isCapped() {
-			p.NoTimerMax = until - d.answered
+		if t := d.capLocked(); t != 0 && t <= now {
+			p.NoTimerMax = c.policy.NoTimerMax + until - t
 		}
 	}
 	if p.MaxCall != c.policy.MaxCall || p.NoTimerMax != c.policy.NoTimerMax {

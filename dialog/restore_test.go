@@ -77,7 +77,7 @@ func TestEachFieldIsKeptOrLostOnPurpose(t *testing.T) {
 			"store id revived timer mu armed forwarded supports hasSE seated gaveUp marked saved done"},
 		{reflect.TypeFor[Dialog](), "texts media seq leg answered expires byeBy ended minSE state mode reason by byeFrom dared noAck bypassed mute late",
 			"call key copied doubted rare"},
-		{reflect.TypeFor[leg](), "proof se allow supported method refused refreshes updates unsafe answers proven byeDone",
+		{reflect.TypeFor[leg](), "proof strong se allow supported method refused refreshes updates unsafe answers proven byeDone",
 			"probeAt blocked invite last retries failures late glares own open reoffer turn byeSent retried"},
 		{reflect.TypeFor[Sequence](), "epochs base loIn hiIn hiOut seen", "opened"},
 		{reflect.TypeFor[epoch](), "first delta", "opened"},
@@ -561,8 +561,11 @@ func TestAnyHistoryIsKept(t *testing.T) {
 					t.Fatalf("seed %d: %d is %d, was %d", seed, c, is.seq[leg].Map(c), was.seq[leg].Map(c))
 				}
 			}
-			if was.isProbed(leg) != is.isProbed(leg) || was.methodLocked(leg) != is.methodLocked(leg) || was.isCapped() != is.isCapped() {
+			if was.isProbed(leg) != is.isProbed(leg) || was.methodLocked(leg) != is.methodLocked(leg) || (was.capLocked() == 0) != (is.capLocked() == 0) {
 				t.Fatalf("seed %d: %v is probed by %v, was by %v", seed, leg, is.methodLocked(leg), was.methodLocked(leg))
+			}
+			if is.leg[leg].strong != was.leg[leg].strong {
+				t.Fatalf("seed %d: %v proved more %d s after the answer, it was %d s", seed, leg, is.leg[leg].strong, was.leg[leg].strong)
 			}
 		}
 		if string(was.texts.all()) != string(is.texts.all()) || was.mode != is.mode {

@@ -133,8 +133,32 @@ func (e *encoder) leg(x *leg, names *names) {
 	e.String(names.get(x.supported))
 	e.Uint(uint64(x.method))
 	e.Uint(uint64(x.refused))
-	e.Uint(uint64(x.proven))
+	e.proven(x)
 	e.Flags(x.refreshes, x.updates, x.unsafe, x.answers, x.byeDone)
+}
+
+// withTime is added to the strength of the last proof when the time of the last strong
+// one follows, which the first states had not. Where both are one, it is known.
+const withTime = uint64(strongly) + 1
+
+func (e *encoder) proven(x *leg) {
+	if x.proven == strongly || x.strong == 0 {
+		e.Uint(uint64(x.proven))
+		return
+	}
+	e.Uint(uint64(x.proven) + withTime)
+	e.Uint(uint64(x.strong))
+}
+
+func (r *decoder) proven(d *Dialog, x *leg) {
+	n := r.Uint(uint64(weakly) + withTime)
+	x.proven = strength(n)
+	switch {
+	case n >= withTime:
+		x.proven, x.strong = strength(n-withTime), uint32(r.Uint(uint64(longCall/time.Second)))
+	case x.proven == strongly:
+		x.provedLocked(d, x.proof)
+	}
 }
 
 func (e *encoder) sequence(s *Sequence) {
@@ -280,18 +304,19 @@ func (r *decoder) dialog(d *Dialog) {
 	r.media(&d.media)
 	for _, l := range [...]Leg{A, B} {
 		r.sequence(&d.seq[l])
-		r.leg(&d.leg[l], &d.call.store.names)
+		r.leg(d, &d.leg[l])
 	}
 }
 
-func (r *decoder) leg(x *leg, names *names) {
+func (r *decoder) leg(d *Dialog, x *leg) {
+	names := &d.call.store.names
 	x.proof = r.time()
 	x.se = r.Uint32()
 	x.allow = names.hold(r.Bytes(maxNameLen))
 	x.supported = names.hold(r.Bytes(maxNameLen))
 	x.method = r.method()
 	x.refused = uint8(r.Uint(math.MaxUint8))
-	x.proven = strength(r.Uint(uint64(strongly)))
+	r.proven(d, x)
 	r.Flags(&x.refreshes, &x.updates, &x.unsafe, &x.answers, &x.byeDone)
 }
 

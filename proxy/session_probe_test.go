@@ -586,6 +586,37 @@ func TestDialogSaidToBeGoneTwiceIsGone(t *testing.T) {
 	})
 }
 
+// A leg that gave a better proof once is capped all the same when it gives weak ones
+// only: whoever challenges everything may know nothing of the call any more. The time
+// counts from the last better proof, so that no call is found to be overdue.
+func TestWeakProofsAreCappedAfterBetterOnes(t *testing.T) {
+	for name, worse := range map[string]func(c *talk, v visit) string{
+		"challenged": func(c *talk, v visit) string {
+			return c.reply(v.Msg, 401, "WWW-Authenticate: Digest realm=\"x\", nonce=\"y\"\n", "")
+		},
+		"refused": func(c *talk, v visit) string { return c.reply(v.Msg, 500, "", "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, 1, withLab(600*time.Second, 1800*time.Second), func(t *testing.T, l *lab) {
+				c := l.talks(timerLines+updateLines, timerLines+updateLines)
+				proof := time.Duration(0)
+				all := c.runs(4900*time.Second, func(v visit) string {
+					switch {
+					case v.side == sideA || v.Method == wire.BYE:
+					case v.at > 3100*time.Second:
+						return worse(c, v)
+					default:
+						proof = v.at
+					}
+					return c.alive(v)
+				})
+				c.endedBy(all, proof.Truncate(time.Second)+1800*time.Second, reasonLimit)
+				c.gone()
+			})
+		})
+	}
+}
+
 // A PBX that asks for credentials keeps the call, capped, and costs one log line.
 func TestChallengedProbe(t *testing.T) {
 	for _, always := range []bool{false, true} {

@@ -17,7 +17,7 @@ func openState(c *config.Config, log *eventlog.Log) (*store.File, error) {
 	if c.StateFile == "" {
 		return nil, nil
 	}
-	return store.Open(c.StateFile, func(err error) { log.Op().Error().Err(err).Msg("calls may not outlive a restart") })
+	return store.Open(c.StateFile, func(err error) { log.Op().Error().Err(err).Msg("calls and registrations may not outlive a restart") })
 }
 
 // restore puts the calls and registrations of the file back, before the first message is read. What

@@ -39,9 +39,9 @@ func (a *Auth) accepted(at *Attempt, now time.Duration) {
 }
 
 // forgives tells whether an attempt that a backend called wrong is one that it let in
-// before. A backend that was started anew knows none of its nonces, and not every one
-// says that they are stale: then all telephones of an office fail at once, each with the
-// credentials it had.
+// before, so that it is not held against its source. A backend that was started anew
+// knows none of its nonces, and not every one says that they are stale: then all
+// telephones of an office fail at once, each with the credentials it had.
 func (a *Auth) forgives(at *Attempt, now time.Duration) bool {
 	if at.User == "" || at.Nonce == 0 || len(at.Others) > 0 {
 		return false

@@ -99,6 +99,8 @@ type Attempt struct {
 	UA     string // User-Agent
 	CallID string
 	At     time.Duration
+
+	wasRight bool // see Auth.forgives
 }
 
 // The values of AuthLimits.Key, as failed_auth_ban_key has them.
@@ -352,6 +354,9 @@ func (a *Auth) Failure(at *Attempt, l AuthLimits, known bool, status int, now ti
 			}
 		}
 	})
+	if at.wasRight { // the user's count is the right password's to clear
+		return v
+	}
 	if !proven {
 		a.strangers.failedLocked(at.Source, l, now)
 		return v

@@ -127,9 +127,7 @@ func (g *Guard) Answered(s *Settings, at *Attempt, status int, stale bool, codes
 			g.succeeded(s, at, now)
 		}
 	case Wrong:
-		if g.Auth.forgives(at, now) {
-			break
-		}
+		at.wasRight = g.Auth.forgives(at, now)
 		return g.failed(s, at, status, now)
 	}
 	return AuthVerdict{}

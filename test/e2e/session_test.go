@@ -533,6 +533,9 @@ func newLossyConversation(t *testing.T, top string, lost float64, a, b siptest.P
 	a.Public, b.Public = outside.Back(), inside.Front()
 	// As the edge's: its transactions would be over before an endpoint had repeated itself often enough for such a line.
 	a.T1, b.T1 = quickT1, quickT1
+	// A 2xx and its ACK cross four lossy ways, so two of five pairs come through where a fifth is lost: with pauses of up to
+	// 8*T1 one call in two hundred would stay without an ACK.
+	a.T2, b.T2 = 2*quickT1, 2*quickT1
 	c.atB = atB
 	c.parties(a, b)
 	outside.Lose(lost)

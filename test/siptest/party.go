@@ -17,6 +17,7 @@ type PartyOptions struct {
 	Lines  []string       // header lines of its INVITEs, UPDATEs and their 2xx: Supported, Allow
 	Timer  bool           // it knows RFC 4028: it repeats a Session-Expires in its 2xx
 	T1     time.Duration  // RFC 3261 17.1.1.1; default 500 ms
+	T2     time.Duration  // the longest pause between repeats; default 8*T1
 	Public netip.AddrPort // where it says it can be reached; default its own address
 }
 
@@ -86,6 +87,9 @@ func NewParty(raw *Raw, o PartyOptions) *Party {
 func newParty(raw *Raw, o PartyOptions) *Party {
 	if o.T1 == 0 {
 		o.T1 = t1
+	}
+	if o.T2 == 0 {
+		o.T2 = 8 * o.T1
 	}
 	if !o.Public.IsValid() {
 		o.Public = raw.Addr()
@@ -313,7 +317,7 @@ func (p *Party) transact(ctx context.Context, req *Text) (*Message, error) {
 				}
 			}
 			timer.Reset(wait)
-			wait = min(2*wait, 8*p.o.T1)
+			wait = min(2*wait, p.o.T2)
 		case <-p.stop:
 			return nil, errors.New("the party was closed")
 		case <-ctx.Done():
@@ -584,7 +588,7 @@ func (p *Party) until(done <-chan struct{}, m *Message, key string, res []byte) 
 			}
 			_ = m.Reply(res) // a lost one is sent again
 			timer.Reset(wait)
-			wait = min(2*wait, 8*p.o.T1)
+			wait = min(2*wait, p.o.T2)
 		case <-p.stop:
 			return false
 		}

@@ -15,7 +15,7 @@ type CallInfo struct {
 	ID      string    `json:"id"` // of this edge, while the call lives
 	CallID  string    `json:"call_id"`
 	From    string    `json:"from"` // URI
-	To      string    `json:"to"`   // URI
+	To      string    `json:"to"`   // URI; of a phone that was called by a Contact of ours, its address of record
 	RURI    string    `json:"ruri"`
 	Source  string    `json:"src"` // transport:ip:port of the caller as the socket saw it
 	Pool    string    `json:"pool"`
@@ -122,7 +122,7 @@ func callIDText(id dialog.ID) string { return strconv.FormatUint(uint64(id), 16)
 
 func (e *Edge) callInfo(r dialog.Report, now time.Duration) CallInfo {
 	x := CallInfo{
-		ID: callIDText(r.ID), CallID: string(r.CallID), From: string(uriOf(r.From)), To: string(uriOf(r.To)), RURI: string(r.RURI),
+		ID: callIDText(r.ID), CallID: string(r.CallID), From: string(uriOf(r.From)), To: string(e.calleeOf(r.To)), RURI: string(r.RURI),
 		Source: r.Source.Proto.Param() + ":" + r.Source.Remote.String(), State: r.State, Mode: r.Mode.String(),
 		Start: e.wallTime(r.Began), Dialogs: r.Dialogs, Limits: []Limit{}, Legs: []LegInfo{},
 	}

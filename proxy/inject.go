@@ -174,7 +174,7 @@ func (e *Edge) callEnded(c *dialog.Ended) {
 		return
 	}
 	r := cdr.Record{
-		CallID: string(c.CallID), From: string(from), To: string(to), RURI: string(c.RURI),
+		CallID: string(c.CallID), From: string(from), To: string(e.calleeOf(c.To)), RURI: string(c.RURI),
 		Src: c.Source.Remote.String(), Transport: c.Source.Proto.Param(),
 		Start: e.wallTime(c.Began), End: e.wallTime(c.At), Setup: c.Setup, Duration: c.Duration(),
 		Status: c.Status, EndedBy: c.By.String(), Reason: c.Reason.String(), Mode: c.Mode.String(),
@@ -195,6 +195,27 @@ func uriOf(v []byte) []byte {
 	uri, _, ok := wire.NameAddrURI(v)
 	if !ok {
 		return v
+	}
+	return uri
+}
+
+// calleeOf is the URI of a To value for whoever reads it. A registrar without Path calls a phone by a Contact of ours: then it is
+// the phone's address of record, or its own Contact when it is not registered any more.
+func (e *Edge) calleeOf(to []byte) []byte {
+	uri := uriOf(to)
+	u, ok := wire.ParseURI(uri)
+	if !ok || !isTokenText(u.User) {
+		return uri
+	}
+	t, ok := e.tokens.parseFlow(u.User)
+	if !ok {
+		return uri
+	}
+	if b, ok := e.bindings.Follow(t.binding); ok {
+		return []byte("sip:" + b.AoR)
+	}
+	if t.contact != nil {
+		return t.contact
 	}
 	return uri
 }

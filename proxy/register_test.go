@@ -215,6 +215,34 @@ func TestRegistrarSeesOnlyTheEdge(t *testing.T) {
 	})
 }
 
+// TestCalleeBehindAContactOfOursHasAName: who reads listings and records is told who was called.
+func TestCalleeBehindAContactOfOursHasAName(t *testing.T) {
+	inLab(t, 1, mode("contact", false), func(t *testing.T, l *lab) {
+		pbx, alice := l.pbx[0], l.phone.handset("alice")
+		asked, _ := alice.registers(pbx, "<sip:x7f3@192.168.1.20:5060>")
+		shown := uriIn(asked, wire.KindContact)
+		b := l.records()
+		pbx.sends(strings.Replace(pbx.callsTo(shown, "").text("INVITE"), "sip:bob@example.org", shown, 1))
+		got := alice.get("INVITE")
+		if to := string(got.Value(wire.KindTo)); to != "<"+shown+">" {
+			t.Errorf("the phone is called with To: %s", to)
+		}
+		if x := l.e.Calls(CallFilter{Party: "alice@example.org"}); len(x) != 1 || x[0].To != "sip:alice@example.org" {
+			t.Errorf("listed is %+v", x)
+		}
+		pbx.get("100 INVITE")
+		alice.more = "Expires: 0\n"
+		alice.registers(pbx, "*")
+		alice.answers(got, 486, "p")
+		pbx.get("486 INVITE")
+		alice.get("ACK")
+		if r := b.only(); r.To != "sip:x7f3@192.168.1.20:5060" {
+			t.Errorf("recorded is %+v, want the phone's own Contact when nobody knows its user any more", r)
+		}
+		pass(time.Minute)
+	})
+}
+
 // TestCallOverPath is path mode: the registrar sends where its Path leads.
 func TestCallOverPath(t *testing.T) {
 	inLab(t, 1, mode("auto", true), func(t *testing.T, l *lab) {

@@ -3,7 +3,7 @@
 // A record has always the same fields in the same order, as a JSON object or as a CSV row:
 //
 //	call_id        of the INVITE
-//	from, to       URIs of the INVITE
+//	from, to       URIs of the INVITE; where a registrar calls a phone by a Contact of the edge, to is its address of record
 //	ruri           Request-URI as received
 //	src            address and port of the caller as the socket saw it
 //	transport      it came by

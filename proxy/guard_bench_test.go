@@ -48,7 +48,7 @@ func newGuardBench(tb testing.TB, isOn bool, text string) *guardBench {
 	b := &guardBench{lab: l, w: l.e.scratch()}
 	for i := range benchSources {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		l.e.guard.Known.Succeeded(security.SourceOf(a), "", l.e.wheel.Now())
+		l.e.guard.Known.Succeeded(security.SourceOf(a), fmt.Sprintf("a%06d@pbx.example.org", i), l.e.wheel.Now())
 		b.packets = append(b.packets, transport.Packet{
 			Flow: l.e.net.Listeners()[0].FlowTo(netip.AddrPortFrom(a, 5060)), Data: []byte(crlf(strings.ReplaceAll(text, "%06d", fmt.Sprintf("%06d", i)))),
 		})

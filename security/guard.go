@@ -442,7 +442,7 @@ func (g *Guard) bannedKey(x *Message, now time.Duration) (k Key, found bool) {
 	})
 	if !has {
 		k, found = g.banOf(x, Credentials{}, now)
-		found = found && !g.isCaller(x, now)
+		found = found && !g.Known.User(x.Source, x.user, now) && !g.Known.User(x.Source, x.buf[:1+len(x.user)], now)
 	}
 	return k, found
 }
@@ -477,7 +477,7 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 	if m.Method != wire.INVITE || s.c.LoopEnable == config.Off || x.hasTag() {
 		return false
 	}
-	key, ok := g.loopKey(s, x, now)
+	key, ok := g.loopKey(s, x)
 	if !ok {
 		return false
 	}
@@ -489,17 +489,17 @@ func (g *Guard) loop(s *Settings, x *Message, v *Verdict, now time.Duration) boo
 	return v.stop(Loop, s.c.LoopEnable, Refuse, 482, "Loop detected")
 }
 
-// loopKey is what the calls of a loop have in common. Calls of a source that did not
-// prove to be who From says are counted apart: else whoever names two others could keep
-// them from each other.
-func (g *Guard) loopKey(s *Settings, x *Message, now time.Duration) (key uint64, ok bool) {
+// loopKey is what the calls of a loop have in common. Each source that is not trusted is
+// counted apart: else whoever names two others could keep them from each other. A loop comes
+// by the same sources again and again.
+func (g *Guard) loopKey(s *Settings, x *Message) (key uint64, ok bool) {
 	m := x.Msg
 	var target, apart []byte
 	if x.Member {
 		target = m.Bytes(m.RURI)
 	}
 	var source [8]byte
-	if !x.Trusted && !g.isCaller(x, now) {
+	if !x.Trusted {
 		apart = binary.BigEndian.AppendUint64(source[:0], uint64(x.Source))
 	}
 	from, to := x.from(), partyOf(m, &m.To)
@@ -514,15 +514,6 @@ func (g *Guard) loopKey(s *Settings, x *Message, now time.Duration) (key uint64,
 		return g.Loops.Key(from.user, lowered(bufF[:0], from.host), to.user, lowered(bufT[:0], to.host), target, apart), true
 	}
 	return g.Loops.Key(from.user, to.user, target, apart), true
-}
-
-// isCaller says whether the source of a message is known to be whom From names.
-func (g *Guard) isCaller(x *Message, now time.Duration) bool {
-	if !g.Known.Source(x.Source, now) { // as of most attackers
-		return false
-	}
-	x.user = appendUser(append(x.buf[:0], asName...)[1:], x.Msg, x.from(), Credentials{})
-	return g.Known.User(x.Source, x.user, now) || g.Known.User(x.Source, x.buf[:1+len(x.user)], now)
 }
 
 // lowered appends ASCII letters in lower case, as hosts are compared.

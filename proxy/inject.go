@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sipward/sipward/dialog"
@@ -33,27 +34,35 @@ func (w *scratch) perform() {
 	for _, stop := range fx.Stops {
 		stop()
 	}
-	for i := range fx.Acts {
-		act := fx.Acts[i] // lives until it is answered
-		w.edge.inject(w, &act)
+	for first, i := 0, 1; i <= len(fx.Acts); i++ {
+		if i == len(fx.Acts) || fx.Acts[i].Ref != fx.Acts[first].Ref {
+			w.edge.inject(w, slices.Clone(fx.Acts[first:i])) // they live until they are answered
+			first = i
+		}
 	}
 	fx.Reset()
 	w.acting = fx
 }
 
-// inject sends a request of the edge's own into a dialog, the way an endpoint's
-// request would go (RFC 3261 16.6 steps 6 to 10): over the outside party's flow, or
-// to the next hop that Route and remote target name.
-func (e *Edge) inject(w *scratch, a *dialog.Act) {
+// inject sends requests of the edge's own to one leg of a dialog, the way an endpoint's
+// would go (RFC 3261 16.6 steps 6 to 10): over the outside party's flow, or to the next hop
+// that Route and remote target name. They go in their order: a BYE is not to overtake the ACK
+// before it while the name of the next hop is looked up.
+func (e *Edge) inject(w *scratch, acts []dialog.Act) {
 	now, snap := e.wheel.Now(), e.snap.Load()
-	r, ok := e.wayTo(snap, a)
-	switch {
-	case !ok:
-		e.injected(w, a, nil, 0, now)
-	case r.kind == toName:
-		e.resolver.Resolve(r.query, func(targets []resolve.Target, err error) { e.injectResolved(a, r, targets, err) })
-	default:
-		e.sendInjected(w, snap, a, &r, now)
+	for i := range acts {
+		a := &acts[i]
+		r, ok := e.wayTo(snap, a)
+		switch {
+		case !ok:
+			e.injected(w, a, nil, 0, now)
+		case r.kind == toName:
+			w.flushQueue() // another goroutine goes on
+			e.resolver.Resolve(r.query, func(targets []resolve.Target, err error) { e.injectResolved(acts[i:], r, targets, err) })
+			return
+		default:
+			e.sendInjected(w, snap, a, &r, now)
+		}
 	}
 }
 
@@ -81,17 +90,18 @@ func (e *Edge) wayTo(snap *snapshot, a *dialog.Act) (route, bool) {
 	return d.r, rej.status == 0
 }
 
-// injectResolved goes on once the name of the next hop is known.
-func (e *Edge) injectResolved(a *dialog.Act, r route, targets []resolve.Target, err error) {
+// injectResolved goes on once the name of the next hop is known to which the first of them goes.
+func (e *Edge) injectResolved(acts []dialog.Act, r route, targets []resolve.Target, err error) {
 	w := e.scratch()
 	defer e.release(w)
 	defer e.outlive("resolver")
-	snap, now := e.snap.Load(), e.wheel.Now()
+	a, snap, now := &acts[0], e.snap.Load(), e.wheel.Now()
 	if rej := r.found(snap, targets, err); rej.status != 0 {
 		e.injected(w, a, nil, 0, now)
 	} else {
 		e.sendInjected(w, snap, a, &r, now)
 	}
+	e.inject(w, acts[1:])
 	w.flush()
 }
 

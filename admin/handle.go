@@ -282,7 +282,7 @@ func (s *Server) endCall(r *http.Request) answer {
 		switch {
 		case c.Answer.IsZero():
 			return refuse(http.StatusConflict, "the call is not answered yet, so there is nothing to send BYE for")
-		case c.State == "ending" || c.State == "terminating":
+		case c.IsEnding():
 			return refuse(http.StatusConflict, "the call is being ended already")
 		}
 		return noCall // since we looked

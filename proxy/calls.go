@@ -36,6 +36,9 @@ type CallInfo struct {
 	Dialogs      int       `json:"dialogs"`        // more than one where the call was forked
 }
 
+// IsEnding says whether somebody has hung up, and the BYEs are under way.
+func (c *CallInfo) IsEnding() bool { return c.State == "ending" || c.State == "terminating" }
+
 // Limit is one armed limit of a call.
 type Limit struct {
 	Key string    `json:"key"` // of the timers section

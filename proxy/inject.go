@@ -209,23 +209,19 @@ func uriOf(v []byte) []byte {
 	return uri
 }
 
-// calleeOf is the URI of a To value for whoever reads it. A registrar without Path calls a phone by a Contact of ours: then it is
-// the phone's address of record, or its own Contact when it is not registered any more.
+// calleeOf is the URI of a To value for whoever reads listings and records. A registrar without Path calls a phone by a Contact
+// of ours: then it is the phone's address of record, or its own Contact when it is not registered any more.
 func (e *Edge) calleeOf(to []byte) []byte {
 	uri := uriOf(to)
-	u, ok := wire.ParseURI(uri)
-	if !ok || !isTokenText(u.User) {
-		return uri
-	}
-	t, ok := e.tokens.parseFlow(u.User)
+	t, ok := e.contactToken(uri)
 	if !ok {
 		return uri
 	}
 	if b, ok := e.bindings.Follow(t.binding); ok {
 		return []byte("sip:" + b.AoR)
 	}
-	if t.contact != nil {
-		return t.contact
+	if contact, ok := e.contactBehind(&t); ok {
+		return contact
 	}
 	return uri
 }

@@ -168,15 +168,20 @@ func (w *scratch) restoreContacts(m *wire.Msg) {
 
 // contactOf is the phone's URI behind a Contact of ours.
 func (e *Edge) contactOf(uri []byte) ([]byte, bool) {
-	u, ok := wire.ParseURI(uri)
-	if !ok || !isTokenText(u.User) {
-		return nil, false
-	}
-	t, ok := e.tokens.parseFlow(u.User)
+	t, ok := e.contactToken(uri)
 	if !ok {
 		return nil, false
 	}
 	return e.contactBehind(&t)
+}
+
+// contactToken reads the token of a Contact of ours.
+func (e *Edge) contactToken(uri []byte) (flowToken, bool) {
+	u, ok := wire.ParseURI(uri)
+	if !ok || !isTokenText(u.User) {
+		return flowToken{}, false
+	}
+	return e.tokens.parseFlow(u.User)
 }
 
 // contactBehind is the URI as it is in the table where the token has only its beginning.

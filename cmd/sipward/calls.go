@@ -173,9 +173,8 @@ func (p colors) ofCall(state string) string {
 // writeCall explains a call.
 func writeCall(out io.Writer, c proxy.CallInfo, now time.Time) {
 	p := palette(out)
-	isEnding := c.State == "ending" || c.State == "terminating"
 	lasts := "for"
-	if isEnding {
+	if c.IsEnding() {
 		lasts = "after"
 	}
 	head := fmt.Sprintf("call %s: %s %s %s", visible(c.ID), visible(c.State), lasts, seconds(c.Age))
@@ -195,7 +194,7 @@ func writeCall(out io.Writer, c proxy.CallInfo, now time.Time) {
 	}
 	ends := "by nothing but its parties: no limit is armed"
 	switch {
-	case isEnding:
+	case c.IsEnding():
 		ends = "when its BYE is answered, or cannot be any more"
 	case !c.Ends.IsZero() && !c.Ends.After(now):
 		ends = "now, by " + c.EndsBy
